@@ -1,0 +1,62 @@
+"""Turn images and boxes into region captions, as plain `datasets` map functions."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hf_regioncap.columns import (
+        add_answers,
+        add_boxes,
+        add_overlays,
+        add_prompts,
+        add_region_captions,
+    )
+    from hf_regioncap.errors import (
+        EndpointError,
+        OptionError,
+        PublishError,
+        RegionCaptionError,
+        StoreError,
+    )
+
+_HOMES = {
+    "add_answers": "columns",
+    "add_boxes": "columns",
+    "add_overlays": "columns",
+    "add_prompts": "columns",
+    "add_region_captions": "columns",
+    "EndpointError": "errors",
+    "OptionError": "errors",
+    "PublishError": "errors",
+    "RegionCaptionError": "errors",
+    "StoreError": "errors",
+}
+
+__all__ = [
+    "EndpointError",
+    "OptionError",
+    "PublishError",
+    "RegionCaptionError",
+    "StoreError",
+    "add_answers",
+    "add_boxes",
+    "add_overlays",
+    "add_prompts",
+    "add_region_captions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `datasets` and `openai` take over a second."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"hf_regioncap.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names without importing them."""
+    return [*__all__, "__version__"]

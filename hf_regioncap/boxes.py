@@ -1,0 +1,252 @@
+"""Box arithmetic: users' boxes to pixels of the upright image, a status for each, fractions.
+
+Everything here is pure and works on one image's boxes at a time; `size_wh` is the size of the
+upright image. A box that cannot be used gets a status, never an exception.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_regioncap.errors import OptionError, one_of
+
+Boxes = NDArray[np.float64]
+
+FORMATS = ("xywh", "xyxy", "cxcywh")
+UNITS = ("pixel", "fraction", "permille")
+USED = ("ok", "clipped")
+
+#: Sides and overhangs below a thousandth of a pixel are float noise (0.1 in float32 is 0.10000000149).
+_NOISE = 1e-3
+#: How many non-zero boxes have to agree before a whole column is called wrong.
+_ENOUGH = 10
+
+
+class Placed(NamedTuple):
+    """Boxes in the upright image: xyxy pixels (N, 4), NaN where a box has no place, and statuses."""
+
+    xyxy: Boxes
+    status: list[str]
+
+    @property
+    def used(self) -> Boxes:
+        """The used boxes, xyxy pixels (K, 4): region k is row k - 1."""
+        return self.xyxy[[status in USED for status in self.status]]
+
+    @property
+    def xywh(self) -> list[list[float] | None]:
+        """One [x, y, w, h] in pixels for each box, None where it has no place."""
+        return [
+            None if math.isnan(x1) else [x1, y1, x2 - x1, y2 - y1]
+            for x1, y1, x2, y2 in self.xyxy.tolist()
+        ]
+
+
+def to_xyxy(boxes: ArrayLike, box_format: str) -> Boxes:
+    """Convert boxes (N, 4) to corners, in the same unit.
+
+    >>> to_xyxy([[10, 20, 30, 40]], "xywh").tolist()
+    [[10.0, 20.0, 40.0, 60.0]]
+    >>> to_xyxy([[25, 40, 30, 40]], "cxcywh").tolist()
+    [[10.0, 20.0, 40.0, 60.0]]
+    >>> to_xyxy([], "xywh").shape
+    (0, 4)
+    """
+    one_of("box_format", box_format, FORMATS)
+    given = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    first, second = given[:, :2], given[:, 2:]
+    if box_format == "xyxy":
+        return given.copy()
+    if box_format == "cxcywh":
+        return np.hstack([first - second / 2, first + second / 2])
+    return np.hstack([first, first + second])
+
+
+def to_pixels(boxes: ArrayLike, box_unit: str, size_wh: tuple[int, int]) -> Boxes:
+    """Scale boxes (N, 4) in any format from `box_unit` to pixels of an image of `size_wh`.
+
+    >>> to_pixels([[0.1, 0.5, 0.25, 0.25]], "fraction", (640, 480)).tolist()
+    [[64.0, 240.0, 160.0, 120.0]]
+    """
+    one_of("box_unit", box_unit, UNITS)
+    scale = {"pixel": 1.0, "fraction": 1.0, "permille": 1000.0}[box_unit]
+    size = (1, 1) if box_unit == "pixel" else size_wh
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * (np.tile(size, 2) / scale)
+
+
+def place_boxes(
+    boxes: Iterable[Any],
+    size_wh: tuple[int, int] | None,
+    *,
+    box_format: str = "xywh",
+    box_unit: str = "pixel",
+    max_boxes: int = 10,
+) -> Placed:
+    """Check, convert, clip and count one image's boxes; `size_wh` None means there is no image.
+
+    Statuses, the first that applies: `no_image`, `invalid_value` (not four finite numbers),
+    `invalid_order` (negative size, corners reversed), `outside` (wholly beyond the edges),
+    `too_small` (a side of 0, or under 1 pixel after clipping), `over_limit` (valid, beyond
+    `max_boxes`); else `clipped` or `ok`, and these two are used.
+
+    >>> placed = place_boxes([[10, 20, 30, 40], [600, 0, 80, 50], [0, 0, 0, 0], "x"], (640, 480))
+    >>> placed.status
+    ['ok', 'clipped', 'too_small', 'invalid_value']
+    >>> placed.xywh
+    [[10.0, 20.0, 30.0, 40.0], [600.0, 0.0, 40.0, 50.0], None, None]
+    >>> place_boxes([], (640, 480)).used.shape
+    (0, 4)
+    """
+    rows = list(boxes)
+    if size_wh is None:
+        return Placed(np.full((len(rows), 4), np.nan), ["no_image"] * len(rows))
+    given = as_boxes(rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e308 + 1e308: beyond the edge, no drama
+        xyxy = to_xyxy(to_pixels(given, box_unit, size_wh), box_format)
+    width, height = size_wh
+    clipped = np.clip(xyxy, 0, [width, height, width, height])
+    statuses: list[str] = []
+    room = max_boxes
+    for row, (corners, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
+        status = _status(given[row].tolist(), corners, inside, size_wh, box_format)
+        if status in USED:
+            status = status if room > 0 else "over_limit"
+            room -= 1
+        statuses.append(status)
+    placed = [status in (*USED, "over_limit") for status in statuses]
+    return Placed(np.where(np.reshape(placed, (-1, 1)), clipped, np.nan), statuses)
+
+
+def as_boxes(rows: Sequence[Any]) -> Boxes:
+    """Read users' boxes into (N, 4), all NaN where one is not four finite numbers.
+
+    >>> as_boxes([[1, 2, 3, 4], [1, 2, 3], None, ["1", "2", "3", "4"], [0, 0, float("inf"), 1]])[:, 0]
+    array([ 1., nan, nan, nan, nan])
+    """
+    array = np.full((len(rows), 4), np.nan)
+    for index, row in enumerate(rows):
+        values = row.tolist() if isinstance(row, np.ndarray) else row
+        if isinstance(values, list | tuple) and len(values) == 4 and all(map(_finite, values)):
+            array[index] = values
+    return array
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the range of floats
+        return False
+
+
+def _status(
+    given: list[float],
+    corners: list[float],
+    inside: list[float],
+    size_wh: tuple[int, int],
+    box_format: str,
+) -> str:
+    if math.isnan(given[0]):
+        return "invalid_value"
+    (x1, y1, x2, y2), (width, height) = corners, size_wh
+    w, h = (x2 - x1, y2 - y1) if box_format == "xyxy" else (given[2], given[3])
+    if w < 0 or h < 0:
+        return "invalid_order"
+    if x1 >= width or y1 >= height or x2 < 0 or y2 < 0 or (x2 == 0 < w) or (y2 == 0 < h):
+        return "outside"
+    if inside[2] - inside[0] < 1 - _NOISE or inside[3] - inside[1] < 1 - _NOISE:
+        return "too_small"
+    overhang = max(abs(a - b) for a, b in zip(corners, inside, strict=True))
+    return "clipped" if overhang > _NOISE else "ok"
+
+
+def normalize_boxes(xyxy: ArrayLike, size_wh: tuple[int, int]) -> Boxes:
+    """Map pixel boxes, shape (N, 4), to fractions of the image.
+
+    >>> normalize_boxes([[64, 48, 320, 240]], size_wh=(640, 480)).tolist()
+    [[0.1, 0.1, 0.5, 0.5]]
+    """
+    return np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) / np.tile(size_wh, 2)
+
+
+def pad_boxes(boxes: ArrayLike, max_boxes: int) -> Boxes:
+    """Fill boxes (N, 4) with rows of zeros to (max_boxes, 4).
+
+    >>> pad_boxes([[0.1, 0.1, 0.5, 0.5]], 2).tolist()
+    [[0.1, 0.1, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]]
+    """
+    given = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return np.vstack([given, np.zeros((max(0, max_boxes - len(given)), 4))])[:max_boxes]
+
+
+def check_fit(
+    rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]],
+    *,
+    box_format: str,
+    box_unit: str,
+    bbox_column: str = "bbox",
+) -> None:
+    """Raise where a whole column is in another unit or format than the options say.
+
+    `rows` are (boxes, size_wh) pairs. Raised only on strong evidence: at least ten non-zero boxes,
+    of which a fifth or more do not fit what was declared, while every one fits another unit or
+    format; the error names the option to set. Nothing is ever converted on a guess.
+
+    >>> check_fit([([[0.1, 0.1, 0.2, 0.2]] * 10, (640, 480))], box_format="xywh", box_unit="pixel")
+    Traceback (most recent call last):
+    hf_regioncap.errors.OptionError: bbox_column 'bbox': 10 of 10 boxes do not fit box_format='xywh',
+    box_unit='pixel', and all of them fit box_unit='fraction': pass box_unit='fraction'
+    """
+    boxes, sizes = _nonzero(rows)
+    if len(boxes) < _ENOUGH:
+        return
+    misfits = int((~_fits(boxes, sizes, box_format, box_unit)).sum())
+    if misfits * 5 < len(boxes):
+        return
+    others = [{"box_unit": unit} for unit in UNITS if unit != box_unit]
+    others += [{"box_format": form} for form in FORMATS if form != box_format]
+    others += [
+        {"box_format": form, "box_unit": unit}
+        for unit in UNITS
+        for form in FORMATS
+        if unit != box_unit and form != box_format
+    ]
+    declared = {"box_format": box_format, "box_unit": box_unit}
+    for other in others:
+        if _fits(boxes, sizes, **{**declared, **other}).all():
+            words = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            raise OptionError(
+                f"bbox_column {bbox_column!r}: {misfits} of {len(boxes)} boxes do not fit "
+                f"box_format={box_format!r}, box_unit={box_unit!r}, and all of them fit {words}: "
+                f"pass {words}"
+            )
+
+
+def _nonzero(rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]]) -> tuple[Boxes, Boxes]:
+    """All finite non-zero boxes (N, 4) of rows with an image, and the sizes (N, 2) they lie in."""
+    boxes, sizes = [np.empty((0, 4))], [np.empty((0, 2))]
+    for given, size_wh in rows:
+        if size_wh is not None and len(given):
+            array = as_boxes(given)
+            array = array[np.isfinite(array[:, 0]) & (array != 0).any(axis=1)]
+            boxes.append(array)
+            sizes.append(np.broadcast_to(np.array(size_wh, np.float64), (len(array), 2)))
+    return np.vstack(boxes), np.vstack(sizes)
+
+
+def _fits(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> NDArray[np.bool_]:
+    """Which boxes lie in their images (a hundredth of the side to spare) at a pixel or more."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
+        xyxy = to_xyxy(boxes * np.tile(scale, 2), box_format)
+        slack = np.maximum(1.0, sizes / 100)
+        low, high = xyxy[:, :2], xyxy[:, 2:]
+        fits = (low >= -slack) & (high <= sizes + slack) & (high - low >= 1 - _NOISE)
+    return np.asarray(fits.all(axis=1))

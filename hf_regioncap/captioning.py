@@ -1,0 +1,147 @@
+"""Rows in, captioned rows out: drawing and asking put together, in order and within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from hf_regioncap import dialogue
+from hf_regioncap.errors import EndpointError
+from hf_regioncap.options import Options
+from hf_regioncap.rows import (
+    Plan,
+    Row,
+    fill_boxes,
+    fill_overlay,
+    fill_prompt,
+    make_questions,
+    read_picture,
+    unasked_status,
+)
+from hf_regioncap.tables import Rows
+from hf_regioncap.window import Window, then
+
+if TYPE_CHECKING:
+    from hf_regioncap.client import Budget, Run
+    from hf_regioncap.dialogue import Outcome
+    from hf_regioncap.questions import Question
+
+#: Statuses of rows that were asked about, or should have been, and have no full answer.
+FAILED = (
+    "ok_partial",
+    "api_error",
+    "api_refused",
+    "api_truncated",
+    "api_bad_answer",
+    "skipped_budget",
+)
+
+
+def open_run(options: Options, budget: Budget | None = None) -> Run:
+    """Find endpoint, key and store, with an error for each that cannot be used."""
+    from hf_regioncap.client import Run
+    from hf_regioncap.endpoint import resolve_endpoint
+    from hf_regioncap.store import AnswerStore, default_store_path
+    from hf_regioncap.wire import Dialect
+
+    endpoint = resolve_endpoint(options)
+    path = default_store_path() if options.answer_store == "default" else options.answer_store
+    fixed = {"response_format"} if options.answer_form else set()
+    fixed |= {"tokens"} if options.token_parameter else set()
+    if "temperature" in options.given and options.temperature:
+        fixed |= {"temperature"}  # a default or zero may be left out, a wish may not
+    dialect = Dialect(
+        form=options.answer_form or "json_schema",
+        tokens=options.token_parameter or "max_tokens",
+        fixed=frozenset(fixed),
+    )
+    return Run(
+        endpoint,
+        store=AnswerStore(path) if path is not None else None,
+        parse=options.parse,
+        dialect=dialect,
+        budget=budget,
+    )
+
+
+def caption_rows(
+    work: Iterator[tuple[Rows, int]] | Sequence[tuple[Rows, int]],
+    plan: Plan,
+    run: Run,
+    *,
+    ahead: int,
+) -> Iterator[Row]:
+    """Caption rows through the whole way, in order; up to `ahead` run before the slowest."""
+
+    def begin(item: tuple[Rows, int]) -> Future[Row] | Row:
+        rows, index = item
+        row, picture = Row(), read_picture(plan, rows, index)
+        fill_boxes(row, plan, rows, index, picture)
+        fill_overlay(row, plan, picture)
+        fill_prompt(row, plan, rows, index)
+        return ask(row, plan, make_questions(row, plan, rows, index, lambda: picture), run)
+
+    active = 2 * plan.options.concurrency + 8
+    with Window(work, begin, active=active, ahead=ahead) as window:
+        yield from _checked(window, plan, run)
+
+
+def answer_rows(
+    work: Sequence[tuple[Row, list[Question]]], plan: Plan, run: Run | None
+) -> Iterator[Row]:
+    """Ask about rows whose questions are made already; `run` is None where there are none."""
+
+    def begin(item: tuple[Row, list[Question]]) -> Future[Row] | Row:
+        row, questions = item
+        return ask(row, plan, questions, run)
+
+    with Window(work, begin, active=len(work) + 1, ahead=len(work) + 1) as window:
+        yield from _checked(window, plan, run)
+
+
+def ask(
+    row: Row, plan: Plan, questions: Sequence[Question], run: Run | None
+) -> Future[Row] | Row:
+    """Start the dialogues of a row; a row with nothing to ask is done at once."""
+    row.region_captions = [None] * len(row.box_status)
+    row.usage = dict(dialogue.NO_USAGE)
+    if not questions or run is None:
+        row.answer_status, row.answer_error = unasked_status(row, plan)
+        return row
+    options = plan.options
+    dialogues = [
+        dialogue.follow_up(question, reask=options.reask, parse=options.parse)
+        for question in questions
+    ]
+    return then(run.submit(dialogues), lambda outcomes: fill_answers(row, plan, outcomes))
+
+
+def fill_answers(row: Row, plan: Plan, outcomes: Sequence[Outcome]) -> Row:
+    """Put what was heard into the row's columns, captions in the places of their boxes."""
+    heard = dialogue.row_answer(outcomes, len(row.used), per_region=plan.per_region)
+    for place, caption in zip(row.used, heard.captions, strict=True):
+        row.region_captions[place] = caption
+    row.answer, row.usage = heard.answer, heard.usage
+    row.answer_status, row.answer_error = heard.status, heard.error
+    return row
+
+
+def _checked(window: Window[Any, Row], plan: Plan, run: Run | None) -> Iterator[Row]:
+    """Hand rows on; where the run stops, those in flight are heard and kept first."""
+    raising = plan.options.on_error == "raise"
+    try:
+        for number, row in enumerate(window):
+            if raising and row.answer_status in FAILED:
+                raise EndpointError(
+                    f"row {number}: {row.answer_status}: {row.answer_error} (on_error='raise')"
+                )
+            yield row
+    except Exception:
+        if run is not None:
+            run.drain()
+        raise
+    except BaseException:  # Ctrl-C, or whoever takes the rows has left: nothing more is sent
+        if run is not None:
+            run.stop(EndpointError("the run was interrupted"))
+        raise

@@ -1,0 +1,615 @@
+"""The one edge to the world: asks the endpoint, keeps what was paid for, tries again, slows down.
+
+Everything runs on one private event loop in a daemon thread per process, so that it works in a
+script, in Jupyter, in a thread, after a fork and twice at once. The user's own loop is never
+touched. A `Line` is one endpoint as this process sees it (connections, gate, what it takes), a
+`Run` is one call of a column function or one captioned dataset (store, budget, counts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+from hf_regioncap import wire
+from hf_regioncap.dialogue import Ask, Heard, Outcome, Parse, read_answer
+from hf_regioncap.endpoint import Endpoint, is_loopback
+from hf_regioncap.errors import EndpointError, RegionCaptionError
+from hf_regioncap.gate import Gate
+from hf_regioncap.store import AnswerStore, StoredAnswer
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+#: Tries in all where the network or the endpoint fails in a way that may pass.
+ERROR_TRIES = 6
+#: So many rejections before any success mean that the run as such is rejected.
+REJECTIONS = 8
+#: Longer waits than this are not waited for.
+LONGEST_RETRY_AFTER = 120.0
+MAX_RESPONSE_BYTES = 16 * 2**20
+
+_T = TypeVar("_T")
+Dialogue = Generator[Ask, Heard, Outcome]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one attempt came to: a status and body, or (status 0) the failure of the attempt."""
+
+    status: int
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+    timed_out: bool = False
+
+
+@dataclass
+class Tally:
+    """What a run has spent; `requests` counts everything that was sent."""
+
+    requests: int = 0
+    answered: int = 0
+    from_store: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    unknown_usage: int = 0
+
+
+class Line:
+    """One endpoint as one process sees it. All methods run on the process's private loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.gate = Gate()
+        self.slots = asyncio.Semaphore(endpoint.concurrency)
+        self._client: openai.AsyncOpenAI | None = None
+        self._dialects: dict[tuple[str, wire.Dialect], wire.Dialect] = {}
+        self._probes: dict[str, asyncio.Event] = {}
+        self._proven: set[str] = set()
+        self.answered_once = False
+        self.rejections = 0
+
+    # What the endpoint takes
+
+    def dialect(self, model: str, first: wire.Dialect) -> wire.Dialect:
+        """The way to say things that this model's refusals have taught, from `first` on."""
+        return self._dialects.get((model, first), first)
+
+    def learn(
+        self, model: str, first: wire.Dialect, used: wire.Dialect, better: wire.Dialect
+    ) -> None:
+        """Remember a better way, unless another request has learned since."""
+        if self.dialect(model, first) == used:
+            self._dialects[model, first] = better
+
+    async def may_ask(self, model: str) -> None:
+        """Let the first request go ahead of the others for a moment.
+
+        An endpoint that rejects a parameter does so at once. Without this, every request of the
+        first window would be rejected for the same reason.
+        """
+        if model in self._proven:
+            return
+        if model not in self._probes:
+            self._probes[model] = asyncio.Event()
+            return
+        patience = 0.1 if is_loopback(self.endpoint.host) else 0.5
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._probes[model].wait(), patience)
+        if model not in self._probes:  # the probe was rejected: one of the others probes anew
+            await self.may_ask(model)
+
+    def proven(self, model: str) -> None:
+        """The endpoint takes what is sent: nobody needs to wait for a probe any more."""
+        self._proven.add(model)
+        probe = self._probes.get(model)
+        if probe is not None:
+            probe.set()
+
+    def probe_again(self, model: str) -> None:
+        """The probe was rejected: the next way is tried by one request first, too."""
+        probe = self._probes.pop(model, None)
+        if probe is not None:
+            probe.set()
+
+    # One attempt
+
+    async def post(self, body: bytes) -> Reply:
+        """Send one request body through the official client and return whatever came."""
+        import httpx2
+        import openai
+
+        if self._client is None:
+            self._client = _new_client(self.endpoint)
+        try:
+            response = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={
+                    "headers": {"Content-Type": "application/json"},
+                    "params": dict(self.endpoint.query),
+                    "follow_redirects": False,
+                },
+            )
+        except openai.APIStatusError as error:
+            response = error.response
+        except openai.APIError as error:
+            return _failed(error.__cause__ or error)
+        except (httpx2.HTTPError, OSError, TimeoutError, _BadBody) as error:
+            return _failed(error)
+        text = response.content.decode("utf-8", "replace")
+        return Reply(response.status_code, text, dict(response.headers))
+
+
+class Run:
+    """One run of questions: where answers are kept, what may be spent, why to stop."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        store: AnswerStore | None = None,
+        parse: Parse | None = None,
+        dialect: wire.Dialect | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self._endpoint = endpoint
+        self._store = store
+        self._parse = parse
+        self._first = _first_dialect(dialect or wire.Dialect(), endpoint)
+        self._budget = budget
+        self._stopped: RegionCaptionError | None = None
+        self._in_flight = 0
+        self._asking: dict[str, asyncio.Future[Heard]] = {}
+        self._unsaved: list[tuple[str, StoredAnswer, asyncio.Future[None]]] = []
+        self._saving: asyncio.Task[None] | None = None
+        self._home = _home()
+        if store is not None:
+            store.open()
+
+    def submit(self, dialogues: Sequence[Dialogue]) -> concurrent.futures.Future[list[Outcome]]:
+        """Start the dialogues of one row; the future has their outcomes in order."""
+        return self._home.start(self._converse(dialogues))
+
+    def stop(self, error: RegionCaptionError) -> None:
+        """Send nothing more; what is in flight is still heard and kept."""
+        if self._stopped is None:
+            self._stopped = error
+
+    def drain(self) -> None:
+        """Wait until nothing is in flight any more, each for its timeout at most."""
+        self.stop(EndpointError("the run was stopped"))
+        deadline = time.monotonic() + self._endpoint.timeout + 5
+        while self._in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    async def _converse(self, dialogues: Sequence[Dialogue]) -> list[Outcome]:
+        line = self._home.line(self._endpoint)
+        if len(dialogues) == 1:
+            return [await self._lead(line, dialogues[0])]
+        return list(await asyncio.gather(*(self._lead(line, each) for each in dialogues)))
+
+    async def _lead(self, line: Line, dialogue: Dialogue) -> Outcome:
+        ask = next(dialogue)
+        while True:
+            heard = await self._once(line, ask)
+            try:
+                ask = dialogue.send(heard)
+            except StopIteration as done:
+                outcome: Outcome = done.value
+                return outcome
+
+    async def _once(self, line: Line, ask: Ask) -> Heard:
+        """Ask, unless the same question is being asked already: then share what is heard."""
+        key = ask.question.key
+        asking = self._asking.get(key)
+        if asking is not None:
+            return await asyncio.shield(asking)
+        asking = asyncio.get_running_loop().create_future()
+        self._asking[key] = asking
+        try:
+            heard = await self._hear(line, ask, key)
+        except BaseException as error:
+            asking.set_exception(error)
+            asking.exception()  # nobody may be waiting for it
+            raise
+        else:
+            asking.set_result(heard)
+            return heard
+        finally:
+            del self._asking[key]
+
+    async def _hear(self, line: Line, ask: Ask, key: str) -> Heard:
+        """The stored answer if it serves, else the endpoint's."""
+        past = self._store.get(key) if self._store is not None else []
+        paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past)
+        if not ask.fresh:
+            for answer in reversed(past):
+                completion = wire.read_completion(answer.raw)
+                if read_answer(completion, ask.question.regions, self._parse).status == "ok":
+                    self.tally.from_store += 1
+                    return Heard(completion, paid)
+        heard = await self._ask_endpoint(line, ask, key)
+        return replace(heard, paid=paid + heard.paid)
+
+    async def _ask_endpoint(self, line: Line, ask: Ask, key: str) -> Heard:
+        """One loop for every retry that has to do with the network or the endpoint's state."""
+        model, tries = ask.question.model, 0
+        while True:
+            reply, dialect = await self._send(line, ask)
+            if reply is None:
+                return Heard(status="skipped_budget", reason=self._budget_words())
+            try:
+                if reply.status == 200:
+                    line.proven(model)
+                    return await self._keep(line, ask, key, reply)
+            finally:
+                self._in_flight -= 1
+            verdict = _judge(reply, line, dialect)
+            if isinstance(verdict, wire.Dialect):
+                line.learn(model, self._first, dialect, verdict)
+                line.probe_again(model)
+                continue
+            words = self._redacted(ask, reply)
+            if verdict == "permanent":
+                self.stop(EndpointError(_permanent_words(reply, words, self._endpoint)))
+                continue  # and find at the next turn that the run has stopped
+            line.proven(model)
+            tries += 1
+            wait = _backoff(tries, reply)
+            if verdict == "row" or tries >= ERROR_TRIES or wait is None:
+                return Heard(status="api_error", reason=_failure_words(words, tries))
+            await asyncio.sleep(wait)
+
+    async def _send(self, line: Line, ask: Ask) -> tuple[Reply | None, wire.Dialect]:
+        """Wait for a slot and for the gate, then send: the only place where a request leaves.
+
+        The reply is None where the budget has no room; otherwise the caller counts it out of
+        those in flight. The body is made as late as possible: many rows may wait for a slot.
+        """
+        async with line.slots:
+            await line.may_ask(ask.question.model)
+            while True:
+                self._check_alive()
+                wait = line.gate.wait(time.monotonic())
+                if not wait:
+                    break
+                await asyncio.sleep(wait)
+            dialect = line.dialect(ask.question.model, self._first)
+            reserved = self._budget.take(ask) if self._budget is not None else 0.0
+            if reserved is None:
+                return None, dialect
+            self.tally.requests += 1
+            self._in_flight += 1
+            sent_at = time.monotonic()
+            reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
+            now = time.monotonic()
+        if reply.status in (429, 503):
+            line.gate.refused(now, sent_at, wire.retry_after(reply.headers, time.time()))
+        elif reply.timed_out:
+            line.gate.timed_out(now, sent_at)
+        else:
+            line.gate.answered(now, sent_at)
+        if self._budget is not None:
+            self._budget.settle(reserved, reply)
+        return reply, dialect
+
+    def _budget_words(self) -> str:
+        return self._budget.reason if self._budget is not None else ""
+
+    def _check_alive(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+        _end_if_orphaned()
+
+    async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
+        """Read an answer and put it on disk before anybody sees it."""
+        line.answered_once, line.rejections = True, 0
+        completion = wire.read_completion(reply.body)
+        if reply.failure:
+            completion = wire.Completion(problem=reply.failure)
+        tokens = (completion.prompt_tokens, completion.completion_tokens)
+        self.tally.answered += 1
+        self.tally.prompt_tokens += tokens[0] or 0
+        self.tally.completion_tokens += tokens[1] or 0
+        self.tally.unknown_usage += None in tokens
+        reading = read_answer(completion, ask.question.regions, self._parse)
+        if self._store is not None:
+            answer = StoredAnswer(
+                status=reading.status,
+                raw=reply.body,
+                model=ask.question.model,
+                finish_reason=completion.finish_reason,
+                prompt_tokens=tokens[0],
+                completion_tokens=tokens[1],
+                created=time.time(),
+            )
+            await self._save(key, answer)
+        problem = completion.problem
+        if problem is not None:
+            problem = wire.redact(problem, self._secrets(ask))
+        return Heard(replace(completion, problem=problem), (tokens,))
+
+    async def _save(self, key: str, answer: StoredAnswer) -> None:
+        """Commit together with what else arrives while the last commit is under way."""
+        saved = asyncio.get_running_loop().create_future()
+        self._unsaved.append((key, answer, saved))
+        if self._saving is None:
+            self._saving = asyncio.ensure_future(self._save_all())
+        await saved
+
+    async def _save_all(self) -> None:
+        assert self._store is not None
+        while self._unsaved:
+            await asyncio.sleep(0.005)  # a few more arrive: half the bytes for no visible wait
+            group, self._unsaved = self._unsaved, []
+            pairs = [(key, answer) for key, answer, _ in group]
+            try:
+                await asyncio.to_thread(self._store.put_many, pairs)
+            except RegionCaptionError as error:
+                self.stop(error)
+                for _, _, saved in group:
+                    saved.set_exception(error)
+            else:
+                for _, _, saved in group:
+                    saved.set_result(None)
+        self._saving = None
+
+    def _redacted(self, ask: Ask, reply: Reply) -> str:
+        if not reply.status:
+            return reply.failure
+        words = wire.redact(wire.error_words(reply.body), self._secrets(ask))
+        return f"HTTP {reply.status}: {words}"
+
+    def _secrets(self, ask: Ask) -> list[str]:
+        headers = [value for _, value in self._endpoint.headers]
+        key = [self._endpoint.key] if self._endpoint.key else []
+        return [*key, *headers, ask.question.text, ask.question.system]
+
+
+class Budget(Protocol):
+    """A hard bound on what a run may send; all calls come from one thread."""
+
+    reason: str
+
+    def take(self, ask: Ask) -> float | None:
+        """Reserve what a request may cost at most; None where there is no room for it."""
+
+    def settle(self, reserved: float, reply: Reply) -> None:
+        """Replace the reservation of a request by what it did cost."""
+
+
+def _first_dialect(dialect: wire.Dialect, endpoint: Endpoint) -> wire.Dialect:
+    """What to try first: OpenAI's reasoning models reject `max_tokens`, Ollama ignores the other."""
+    if endpoint.is_openai and "tokens" not in dialect.fixed:
+        return replace(dialect, tokens="max_completion_tokens")
+    return dialect
+
+
+# What a reply means
+
+
+def _judge(reply: Reply, line: Line, used: wire.Dialect) -> str | wire.Dialect:
+    """`retry`, `row` (this row only), `permanent`, or the dialect to go on with."""
+    status = reply.status
+    if status == 0 or status in (408, 409):
+        return "retry"
+    if status == 429:
+        # "no credit" comes as a refusal that no waiting ends (OpenAI: insufficient_quota).
+        return "permanent" if "insufficient_quota" in wire.code_of(reply.body) else "retry"
+    if status in (401, 402, 403, 404):
+        return "permanent"
+    if status >= 500:
+        return "permanent" if "mmproj" in reply.body else "retry"
+    if status in (400, 422):
+        parameter = wire.rejected_parameter(reply.body)
+        if parameter is not None:
+            return wire.next_dialect(used, parameter) or "permanent"
+        if wire.rejects_model(reply.body):
+            return "permanent"
+    line.rejections += 1
+    if not line.answered_once and line.rejections >= REJECTIONS:
+        return "permanent"
+    return "row"
+
+
+def _backoff(tries: int, reply: Reply) -> float | None:
+    """Seconds until the next try, with jitter; None where the endpoint asks for too long."""
+    asked = wire.retry_after(reply.headers, time.time()) if reply.status else None
+    if asked is not None and asked > LONGEST_RETRY_AFTER:
+        return None
+    grown = min(30.0, 0.25 * 2.0**tries) * random.uniform(0.5, 1.0)
+    return grown if asked is None else asked + random.uniform(0, 0.1)
+
+
+def _failure_words(words: str, tries: int) -> str:
+    return words if tries == 1 else f"{words} ({tries} tries)"
+
+
+def _permanent_words(reply: Reply, words: str, endpoint: Endpoint) -> str:
+    ways = {
+        401: "check the key in the variable that api_key_env names",
+        402: "the account has no credit",
+        403: "the key has no right to this model or endpoint",
+        404: "check base_url and model",
+        429: "the account has no credit or quota left",
+    }
+    parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
+    default = "check model and base_url"
+    if parameter is not None:
+        default = f"it does not take {parameter!r}: pass another value or leave it out"
+    elif reply.status >= 500:
+        default = "start the server with a vision projector (mmproj)"
+    elif 300 <= reply.status < 400:
+        default = "redirects are not followed, as they would carry images and key elsewhere"
+    way = ways.get(reply.status, default)
+    return (
+        f"the endpoint {endpoint.host} cannot serve this run: {words}. Way out: {way}. "
+        "What was answered before is kept in the answer store."
+    )
+
+
+def _failed(error: BaseException) -> Reply:
+    """A failure of the attempt in words, without addresses, headers or contents."""
+    if isinstance(error, _BadBody):
+        return Reply(200, failure=str(error))
+    kind = type(error).__name__
+    if isinstance(error, TimeoutError) or "Timeout" in kind:
+        return Reply(0, failure="no complete answer within the timeout", timed_out=True)
+    words = {
+        "ConnectError": "cannot connect",
+        "ReadError": "the connection broke while reading the answer",
+        "WriteError": "the connection broke while sending the request",
+        "RemoteProtocolError": "the endpoint broke off or spoke no proper HTTP",
+        "LocalProtocolError": "a header of the request is not proper HTTP",
+    }
+    return Reply(0, failure=f"{words.get(kind, 'the connection failed')} ({kind})")
+
+
+# The transport
+
+
+class _BadBody(Exception):
+    """A response body that is refused: too long, or compressed though that was not asked for."""
+
+
+def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    import httpx2
+    import openai
+
+    limits = httpx2.Limits(
+        max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
+    )
+    secure = endpoint.url.startswith("https:")
+    scheme = "https" if secure else "http"
+    proxy = None if proxy_bypass(endpoint.host) else getproxies().get(scheme)
+    inner = httpx2.AsyncHTTPTransport(
+        verify=httpx2.create_ssl_context() if secure else False, limits=limits, proxy=proxy
+    )
+    return openai.AsyncOpenAI(
+        api_key="unused",  # the transport decides what is sent, see _Guard
+        base_url=endpoint.url,
+        max_retries=0,
+        timeout=endpoint.timeout,
+        http_client=httpx2.AsyncClient(transport=_guarded(endpoint, inner), trust_env=False),
+    )
+
+
+def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.AsyncBaseTransport:
+    import httpx2
+
+    class _Guard(httpx2.AsyncBaseTransport):
+        """Bounds what comes back, and lets nothing of the environment leave.
+
+        The client reads keys, organisation, project and headers from the environment and would
+        send them to any address: the headers are made anew here.
+        """
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            request.headers = httpx2.Headers(_headers(endpoint, request.headers))
+            async with asyncio.timeout(endpoint.timeout):
+                response = await inner.handle_async_request(request)
+                try:
+                    content = await _read(response)
+                finally:
+                    await response.aclose()
+            return httpx2.Response(
+                response.status_code, headers=response.headers, content=content, request=request
+            )
+
+        async def aclose(self) -> None:
+            await inner.aclose()
+
+    return _Guard()
+
+
+def _headers(endpoint: Endpoint, given: Mapping[str, str]) -> dict[str, str]:
+    """The headers that leave: the request's own needs, the key of this endpoint, the user's."""
+    kept = ["host", "content-length", "transfer-encoding", "content-type", "user-agent"]
+    if endpoint.is_openai:
+        kept += ["openai-organization", "openai-project"]
+    headers = {name: given[name] for name in kept if name in given}
+    headers |= {"accept": "application/json", "accept-encoding": "identity"}
+    if endpoint.key:
+        headers["authorization"] = f"Bearer {endpoint.key}"
+    return headers | {name.lower(): value for name, value in endpoint.headers}
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        raise _BadBody(f"a body in {encoding}, which was not asked for")
+    response.headers.pop("content-encoding", None)
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise _BadBody(f"a body of more than {MAX_RESPONSE_BYTES // 2**20} MB")
+    return bytes(content)
+
+
+# One loop per process
+
+
+class _Home:
+    """The private event loop of one process and the lines to the endpoints it talks to."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._lines: dict[Endpoint, Line] = {}
+        threading.Thread(target=self._loop.run_forever, name="regioncap", daemon=True).start()
+
+    def start(self, task: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+        return asyncio.run_coroutine_threadsafe(task, self._loop)
+
+    def line(self, endpoint: Endpoint) -> Line:
+        if endpoint not in self._lines:
+            self._lines[endpoint] = Line(endpoint)
+        return self._lines[endpoint]
+
+
+_homes: list[_Home] = []
+_lock = threading.Lock()
+
+
+def _home() -> _Home:
+    """This process's loop. A child that was forked never uses its parent's."""
+    with _lock:
+        if not _homes or _homes[-1].pid != os.getpid():
+            _homes[:] = [_Home()]
+        return _homes[-1]
+
+
+def _forget_parent() -> None:
+    global _lock
+    _lock = threading.Lock()  # the parent may have held it at the moment of the fork
+    _abandoned.extend(_homes)  # closing would close the parent's connections
+    _homes.clear()
+
+
+_abandoned: list[_Home] = []
+os.register_at_fork(after_in_child=_forget_parent)
+
+
+def _end_if_orphaned() -> None:
+    """Leave a pool's worker whose parent was killed: nobody is there to take its results."""
+    for name in ("multiprocess.process", "multiprocessing.process"):  # datasets uses the first
+        module = sys.modules.get(name)
+        parent = module.parent_process() if module is not None else None
+        if parent is not None and not parent.is_alive():
+            os._exit(1)

@@ -1,0 +1,248 @@
+"""How a question is followed up until its regions have captions, and what a row makes of it.
+
+Pure: `follow_up` is a generator that yields what to ask and is sent what came back; the client
+drives it. Statuses are those of the `answer_status` column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hf_regioncap.answers import is_refusal, parse_answer
+from hf_regioncap.prompts import list_regions
+from hf_regioncap.questions import Question
+from hf_regioncap.wire import Completion, redact
+
+#: Tries in all where the answer is no use: not a completion, null, empty, nothing readable.
+BAD_ANSWER_TRIES = 3
+#: Tries in all where the answer is cut at length: the second with twice the tokens.
+TRUNCATED_TRIES = 2
+
+Parse = Callable[[str, Sequence[int]], Mapping[int, str]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one completion says about the regions asked for.
+
+    `status` is `ok` where there is at least one caption to keep and nothing is wrong with the
+    answer as such; regions that are missing all the same are asked for again.
+    """
+
+    status: str
+    captions: dict[int, str] = field(default_factory=dict)
+    reason: str | None = None
+    final: bool = False  # asking again could not help
+
+
+def read_answer(
+    completion: Completion, regions: Sequence[int], parse: Parse | None = None
+) -> Reading:
+    """Judge a completion: its captions by region, or the status and the reason why there are none.
+
+    >>> read_answer(Completion(text="<region1>: a cat", finish_reason="stop"), [1]).captions
+    {1: 'a cat'}
+    >>> read_answer(Completion(text="I'm sorry, but I can't help with that."), [1]).status
+    'api_refused'
+    """
+    text, reason = completion.text, completion.finish_reason
+    if completion.problem is not None:
+        return Reading("api_bad_answer", reason=completion.problem)
+    if reason == "content_filter":
+        return Reading("api_refused", reason="stopped by the endpoint's content filter")
+    if completion.refusal is not None and not text:
+        return Reading("api_refused", reason=f"refused: {redact(completion.refusal)}")
+    cut = reason == "length"
+    if not text or not text.strip():
+        words = "the length limit was reached before any text" if cut else "an empty answer"
+        return Reading("api_truncated" if cut else "api_bad_answer", reason=words)
+    if is_refusal(text):
+        return Reading("api_refused", reason=f"refused: {redact(text)}")
+    try:
+        captions = _captions(text, regions, cut, parse)
+    except Exception as error:  # a user's parser may raise anything; the row keeps the reason
+        words = f"parse raised {type(error).__name__}: {error}"
+        return Reading("api_bad_answer", reason=redact(words), final=True)
+    if cut:
+        return Reading("api_truncated", captions, "cut at the length limit")
+    if not captions:
+        return Reading("api_bad_answer", reason="no caption could be read out of the answer")
+    return Reading("ok", captions)
+
+
+def _captions(
+    text: str, regions: Sequence[int], cut: bool, parse: Parse | None
+) -> dict[int, str]:
+    """The captions of the regions asked for, by the user's parser or the built-in one."""
+    if parse is None:
+        return parse_answer(text, regions, cut=cut)
+    found = parse(text, list(regions))
+    return {
+        region: found[region]
+        for region in regions
+        if isinstance(found.get(region), str) and found[region].strip()
+    }
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request to make: the question and the bound of its answer in tokens."""
+
+    question: Question
+    token_limit: int
+    fresh: bool = False  # a stored answer has been read already and did not serve
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What came of a request: a completion, or the status and the reason why there is none.
+
+    `paid` are the tokens (prompt, completion) of every answer that was ever received for this
+    question, None where an endpoint did not say.
+    """
+
+    completion: Completion | None = None
+    paid: tuple[tuple[int | None, int | None], ...] = ()
+    status: str = "ok"
+    reason: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What one question and its follow-ups came to."""
+
+    regions: tuple[int, ...]
+    captions: dict[int, str] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    paid: dict[str, tuple[tuple[int | None, int | None], ...]] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str | None = None
+
+    @property
+    def missing(self) -> list[int]:
+        """The regions that have no caption yet."""
+        return [region for region in self.regions if region not in self.captions]
+
+
+def follow_up(
+    question: Question, *, reask: int, parse: Parse | None = None
+) -> Generator[Ask, Heard, Outcome]:
+    """Ask a question, then `reask` times for the regions that are still missing.
+
+    Captions are only ever taken for the regions that a request asked for, and the first stays.
+
+    >>> dialogue = follow_up(Question(regions=(1, 2), images=(), text="?"), reask=1)
+    >>> next(dialogue).question.regions
+    (1, 2)
+    >>> dialogue.send(Heard(Completion(text="<region2>: a dog"))).question.regions
+    (1,)
+    """
+    outcome = Outcome(question.regions)
+    pending = question
+    for _ in range(1 + reask):
+        reading, text = yield from _read_until_usable(pending, outcome, parse)
+        outcome.captions = {**reading.captions, **outcome.captions}
+        outcome.status, outcome.reason = reading.status, reading.reason
+        if text is not None:
+            outcome.texts.append(text)
+        if not outcome.missing or not outcome.captions:
+            break
+        pending = question.only(outcome.missing)
+    return outcome
+
+
+def _read_until_usable(
+    question: Question, outcome: Outcome, parse: Parse | None
+) -> Generator[Ask, Heard, tuple[Reading, str | None]]:
+    """Repeat one question within the limits of its kind of failure; the last reading counts."""
+    tries = {"api_bad_answer": BAD_ANSWER_TRIES, "api_truncated": TRUNCATED_TRIES}
+    limit, captions, text, fresh = question.token_limit, dict[int, str](), None, False
+    while True:
+        heard = yield Ask(question, limit, fresh)
+        outcome.paid[question.key] = heard.paid
+        if heard.completion is None:
+            return Reading(heard.status, captions, heard.reason), text
+        text = heard.completion.text or text
+        reading = read_answer(heard.completion, question.regions, parse)
+        captions = {**captions, **reading.captions}
+        tries[reading.status] = tries.get(reading.status, 1) - 1
+        if reading.status == "ok" or reading.final or tries[reading.status] <= 0:
+            whole = reading.captions if reading.status == "ok" else captions
+            return Reading(reading.status, whole, reading.reason), text
+        if reading.status == "api_truncated":
+            limit *= 2
+        fresh = True
+
+
+@dataclass(frozen=True)
+class RowAnswer:
+    """The answer columns of one row; `captions` lists one per used box, in region order."""
+
+    answer: str | None
+    captions: list[str | None]
+    status: str
+    error: str | None
+    usage: dict[str, int | None]
+
+
+NO_USAGE: dict[str, int | None] = {"prompt_tokens": None, "completion_tokens": None}
+
+
+def row_answer(
+    outcomes: Sequence[Outcome], count: int, *, per_region: bool = False
+) -> RowAnswer:
+    """Put together what was heard about a row's `count` regions in one or several dialogues.
+
+    `per_region` says that each region was asked for by itself, which shapes `answer`.
+
+    >>> heard = Outcome((1, 2), {2: "a dog"}, ["<region2>: a dog"])
+    >>> row_answer([heard], 2)
+    RowAnswer(answer='<region2>: a dog', captions=[None, 'a dog'], status='ok_partial',
+        error='no caption for <region1>',
+        usage={'prompt_tokens': None, 'completion_tokens': None})
+    """
+    captions = {k: text for outcome in outcomes for k, text in outcome.captions.items()}
+    listed = [captions.get(region) for region in range(1, count + 1)]
+    missing = [region for region, caption in enumerate(listed, 1) if caption is None]
+    status, reason = _status(outcomes, missing, count)
+    return RowAnswer(_answer(outcomes, per_region), listed, status, reason, _usage(outcomes))
+
+
+def _status(
+    outcomes: Sequence[Outcome], missing: Sequence[int], count: int
+) -> tuple[str, str | None]:
+    if not missing:
+        return "ok", None
+    failed = [outcome for outcome in outcomes if outcome.missing]
+    status, reason = failed[0].status, failed[0].reason
+    if len(missing) == count and status != "ok":
+        return status, reason
+    why = f" ({reason})" if reason else ""
+    return "ok_partial", f"no caption for {list_regions(missing)}{why}"
+
+
+def _answer(outcomes: Sequence[Outcome], per_region: bool) -> str | None:
+    """The texts as received; one request per region gives a JSON object by region number."""
+    texts = ["\n\n".join(outcome.texts) for outcome in outcomes]
+    if not per_region:
+        return "\n\n".join(texts) or None
+    by_region = {
+        str(outcome.regions[0]): text
+        for outcome, text in zip(outcomes, texts, strict=True)
+        if text
+    }
+    return json.dumps(by_region, ensure_ascii=False) if by_region else None
+
+
+def _usage(outcomes: Sequence[Outcome]) -> dict[str, int | None]:
+    """Tokens summed over every answer received, each question's once; null where unknown."""
+    paid = {key: tokens for outcome in outcomes for key, tokens in outcome.paid.items()}
+    counts = [tokens for answers in paid.values() for tokens in answers]
+    sums: list[int | None] = []
+    for place in (0, 1):
+        known = [tokens[place] for tokens in counts]
+        numbers = [number for number in known if number is not None]
+        sums.append(sum(numbers) if numbers and len(numbers) == len(known) else None)
+    return {"prompt_tokens": sums[0], "completion_tokens": sums[1]}

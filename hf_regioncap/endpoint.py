@@ -1,0 +1,122 @@
+"""Which endpoint the options name, and which key may go there."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from hf_regioncap.errors import OptionError
+from hf_regioncap.options import OFFLINE, OPENAI_URL, Options, _check_base_url
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where requests go and with which key; the key is in no repr and is never pickled."""
+
+    url: str
+    key: str | None = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    query: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    timeout: float = 120.0
+    concurrency: int = 32
+
+    @property
+    def host(self) -> str:
+        """The host's name, as it may be told in a card or an error."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether this is OpenAI's own host, the only one that gets organisation and project."""
+        return self.host == urlsplit(OPENAI_URL).hostname
+
+    def __reduce__(self) -> str:
+        """Refuse to be pickled: the key must not leave the process."""
+        raise TypeError("an Endpoint holds a key and cannot be pickled")
+
+
+def resolve_endpoint(options: Options, environ: Mapping[str, str] | None = None) -> Endpoint:
+    """Find the address and the key that the options and the environment name.
+
+    Without `api_key_env`, `OPENAI_API_KEY` goes to OpenAI's host and to the one that
+    `OPENAI_BASE_URL` names; on loopback no key is sent; any other host is an error that asks.
+
+    >>> resolve_endpoint(Options(base_url="http://127.0.0.1:8000/v1"), {}).key is None
+    True
+    >>> resolve_endpoint(Options(base_url="https://api.example.com/v1"), {})
+    Traceback (most recent call last):
+    hf_regioncap.errors.OptionError: api_key_env: which variable holds the key for api.example.com? \
+pass api_key_env='NAME', or api_key_env='' for an endpoint that needs none
+    """
+    env = os.environ if environ is None else environ
+    if options.base_url == OFFLINE:
+        from hf_regioncap import offline
+
+        return _endpoint(options, offline.serve(), None)
+    named = (env.get("OPENAI_BASE_URL") or "").strip()
+    url = (options.base_url or named or OPENAI_URL).rstrip("/")
+    if not options.base_url and named:
+        _check_base_url(named)
+    return _endpoint(options, url, _find_key(options.api_key_env, url, named, env))
+
+
+def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
+    return Endpoint(
+        url,
+        key,
+        headers=tuple((str(k), str(v)) for k, v in (options.extra_headers or {}).items()),
+        query=tuple((options.extra_query or {}).items()),
+        timeout=options.timeout,
+        concurrency=options.concurrency,
+    )
+
+
+def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) -> str | None:
+    host = urlsplit(url).hostname or ""
+    if name == "":
+        return None
+    if name is not None:
+        key = env.get(name, "").strip()
+        if not key:
+            raise OptionError(f"api_key_env: the environment variable {name!r} is not set")
+        return _sendable(name, key)
+    key = env.get("OPENAI_API_KEY", "").strip()
+    if host == urlsplit(OPENAI_URL).hostname:
+        if not key:
+            raise OptionError(
+                "OPENAI_API_KEY is not set: set it, or pass api_key_env='NAME', or base_url= of "
+                "another endpoint, or base_url='offline' to try things without a model"
+            )
+        return _sendable("OPENAI_API_KEY", key)
+    if named and host == urlsplit(named).hostname:
+        return _sendable("OPENAI_API_KEY", key) if key else None
+    if is_loopback(host):
+        return None
+    raise OptionError(
+        f"api_key_env: which variable holds the key for {host}? pass api_key_env='NAME', "
+        "or api_key_env='' for an endpoint that needs none"
+    )
+
+
+def _sendable(name: str, key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise OptionError(f"the key in {name} has characters that no HTTP header can carry")
+    return key
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name is this machine's.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("example.com")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

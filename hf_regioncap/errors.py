@@ -1,0 +1,43 @@
+"""What this library raises; every message is one plain string, so that it survives a process pool.
+
+::
+
+    RegionCaptionError
+    ├── OptionError     an argument that cannot work, found before any request (a ValueError too)
+    ├── EndpointError   the endpoint cannot serve this run: key, model, credit, rejected parameter
+    ├── StoreError      the answer store cannot be used
+    └── PublishError    the dataset was not pushed
+"""
+
+from __future__ import annotations
+
+
+class RegionCaptionError(Exception):
+    """Base of everything that hf_regioncap raises on purpose."""
+
+
+class OptionError(RegionCaptionError, ValueError):
+    """An argument that cannot work: the message names it, its value and the way out."""
+
+
+class EndpointError(RegionCaptionError, RuntimeError):
+    """The endpoint cannot serve this run at all; what was answered before is in the store."""
+
+
+class StoreError(RegionCaptionError, RuntimeError):
+    """The answer store cannot be opened, read or written."""
+
+
+class PublishError(RegionCaptionError, RuntimeError):
+    """The dataset was not pushed, or not as asked."""
+
+
+def one_of(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`, else raise the error that names all three.
+
+    >>> one_of("box_unit", "fraction", ("pixel", "fraction"))
+    'fraction'
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    raise OptionError(f"{argument} must be one of {choices}, got {value!r}")

@@ -1,0 +1,316 @@
+"""Stored images to upright RGB pictures and back to JPEG; what is refused, and why."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+#: The decoders that are allowed to run. Pillow registers over forty, one of which starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "TGA")
+
+#: First bytes of files that people put into image columns and that are not photos Pillow may open.
+_FOREIGN = {
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML",
+    b"<!DOC": "HTML",
+    b"<html": "HTML",
+    b"PK\x03\x04": "ZIP",
+    b"\x1f\x8b": "gzip",
+    b"RIFF": "RIFF (not WebP)",
+}
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Picture(NamedTuple):
+    """An upright RGB image, or the status and the reason why there is none.
+
+    `size_wh` is the size of the upright source, in which boxes are given; `image` may be smaller
+    where `max_side` says so.
+    """
+
+    image: Image.Image | None
+    status: str = "ok"
+    reason: str | None = None
+    size_wh: tuple[int, int] = (0, 0)
+
+
+class _Refused(Exception):
+    """Carries a status and a reason from the place that found it to `open_picture`."""
+
+
+def open_picture(
+    value: Any,
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    max_pixels: int = 64_000_000,
+    max_side: int | None = None,
+) -> Picture:
+    """Turn an image as stored into an upright RGB picture; never raises for the image's own faults.
+
+    `value` is `{"bytes": ..., "path": ...}` as `datasets` stores it, raw bytes, a path, a PIL
+    image, a numpy array (H, W) or (H, W, C), or None. The first frame of an animation is taken,
+    transparency is laid on white, 16-bit and float values are scaled, the EXIF orientation is
+    applied, metadata is left behind. Where `max_side` is given the picture is reduced to it.
+
+    >>> open_picture(Image.new("L", (4, 2), 255)).image.getpixel((0, 0))
+    (255, 255, 255)
+    >>> open_picture(None).status
+    'image_null'
+    >>> open_picture(b"GIF89a and no more").status
+    'image_corrupt'
+    """
+    try:
+        source = _open(value, image_root)
+        size_wh = _check_size(source, max_pixels)
+        orientation = _orientation(source)
+        if max_side and max(size_wh) > max_side and source.format == "JPEG":
+            # The JPEG decoder halves for the price of the smaller size.
+            scale = max_side / max(size_wh)
+            source.draft("RGB", (round(size_wh[0] * scale), round(size_wh[1] * scale)))
+        image = _to_rgb(source)
+        if image is value:
+            image = image.copy()  # the caller's own picture is never touched
+    except _Refused as refusal:
+        status, reason = refusal.args
+        return Picture(None, status, reason)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        return Picture(None, "image_too_large", str(error) or "not enough memory to decode it")
+    except Exception as error:  # a broken file can raise anything from the depths of a decoder
+        return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
+    if max_side:
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+        size_wh = size_wh if orientation < 5 else (size_wh[1], size_wh[0])
+    image.info = {}  # comments, EXIF and GPS would otherwise ride along into what is saved
+    return Picture(image, "ok", None, size_wh)
+
+
+def peek_picture(
+    value: Any, *, image_root: str | os.PathLike[str] | None = None
+) -> Picture:
+    """Find the size of the upright image, or why it cannot be read, without decoding it.
+
+    >>> peek_picture(Image.new("L", (4, 2))).size_wh
+    (4, 2)
+    """
+    try:
+        source = _open(value, image_root)
+        width, height = source.size
+        upright = _orientation(source) < 5
+    except _Refused as refusal:
+        status, reason = refusal.args
+        return Picture(None, status, reason)
+    except Exception as error:  # the same depths of the same decoders as in open_picture
+        return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
+    return Picture(None, "ok", None, (width, height) if upright else (height, width))
+
+
+def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """Encode an RGB picture as JPEG bytes without any metadata.
+
+    >>> encode_jpeg(Image.new("RGB", (8, 8)))[:3].hex()
+    'ffd8ff'
+    """
+    buffer = io.BytesIO()
+    if image.info:
+        image = image.copy()
+        image.info = {}
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def read_image_bytes(value: Any, *, image_root: str | os.PathLike[str] | None = None) -> bytes | None:
+    """Read the encoded bytes of a stored image, by the same rule for paths as `open_picture`.
+
+    Returns None for null, for what may not be read, and for values that are not encoded (PIL,
+    arrays).
+
+    >>> read_image_bytes({"bytes": b"abc", "path": None})
+    b'abc'
+    >>> read_image_bytes({"bytes": None, "path": "/etc/hostname"}) is None
+    True
+    """
+    try:
+        stored = _stored(value, image_root)
+    except _Refused:
+        return None
+    return stored if isinstance(stored, bytes) else None
+
+
+def _stored(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
+    """Encoded bytes where the value holds or points to some; other values as they are."""
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, str | Path):
+        value = _read_path(str(value), image_root)
+    if isinstance(value, bytearray | memoryview):
+        value = bytes(value)
+    if value is None:
+        raise _Refused("image_null", "the row has no image")
+    return value
+
+
+def _read_path(path: str, image_root: str | os.PathLike[str] | None) -> bytes:
+    if "://" in path or "::" in path or path.startswith("data:"):
+        raise _Refused("image_refused", "the image is a URL, and URLs are never fetched")
+    roots = [*([Path(image_root)] if image_root is not None else []), *hugging_face_caches()]
+    try:
+        # Relative paths are relative to the root that was named, never to the working directory.
+        file = (Path(image_root, path) if image_root is not None else Path(path)).resolve()
+        if not any(file.is_relative_to(root.resolve()) for root in roots):
+            where = f"outside image_root={str(image_root)!r}" if image_root else "not in the cache"
+            raise _Refused(
+                "image_refused",
+                f"the image's path is {where}; image_root=FOLDER names where paths may be read",
+            )
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _Refused("image_missing", "there is no file at the image's path") from None
+    except (OSError, ValueError, RuntimeError) as error:  # unreadable, a NUL byte, a link's loop
+        raise _Refused("image_missing", f"cannot be read: {_words(error)}") from None
+
+
+def hugging_face_caches() -> list[Path]:
+    """Name the folders into which `datasets` and `huggingface_hub` themselves put files."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    return [
+        Path(folder)
+        for folder in (
+            config.HF_DATASETS_CACHE,
+            config.DOWNLOADED_DATASETS_PATH,
+            constants.HF_HUB_CACHE,
+        )
+    ]
+
+
+def _open(value: Any, image_root: str | os.PathLike[str] | None) -> Image.Image:
+    stored = _stored(value, image_root)
+    if isinstance(stored, Image.Image):
+        return stored
+    if isinstance(stored, np.ndarray):
+        return _from_array(stored)
+    if not isinstance(stored, bytes):
+        raise _Refused("image_unsupported", f"a {type(stored).__name__} is not an image")
+    try:
+        return Image.open(io.BytesIO(stored), formats=_formats())
+    except UnidentifiedImageError:
+        name = _foreign_format(stored[:64])
+        if name:
+            raise _Refused("image_unsupported", f"{name} files are not read") from None
+        raise _Refused("image_corrupt", "no image format that can be read") from None
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    if array.ndim == 3 and array.dtype != np.uint8:
+        low, high = (0.0, 1.0) if np.issubdtype(array.dtype, np.floating) else (0.0, 65535.0)
+        high = max(high, float(np.nanmax(array, initial=0)))
+        array = np.nan_to_num((array.astype(np.float32) - low) * (255 / (high - low)))
+        array = array.clip(0, 255).astype(np.uint8)
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError):
+        shape = "×".join(map(str, array.shape))
+        reason = f"an array of {shape} {array.dtype} is not an image"
+        raise _Refused("image_unsupported", reason) from None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()  # Pillow loads most decoders only on demand; AVIF is missing in some builds
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _foreign_format(prefix: bytes) -> str | None:
+    """Name the format of bytes that no allowed decoder knows, by their first bytes only."""
+    head = prefix.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, name in _FOREIGN.items():
+        if head.startswith(magic):
+            return name
+    if prefix[4:8] == b"ftyp":
+        return f"HEIF or video ({prefix[8:12].decode('latin-1').strip()})"
+    for name, (_, accept) in Image.OPEN.items():
+        if name not in FORMATS and accept is not None and _accepts(accept, prefix):
+            return name
+    return None
+
+
+def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
+    try:
+        return accept(prefix) is True
+    except Exception:  # a plugin's look at sixteen bytes of garbage may stumble; it is not its format
+        return False
+
+
+def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
+    width, height = source.size
+    if width * height > max_pixels:
+        raise _Refused(
+            "image_too_large", f"{width}×{height} pixels are more than max_pixels={max_pixels}"
+        )
+    if not width or not height:
+        raise _Refused("image_corrupt", "the image has no pixels")
+    return width, height
+
+
+def _orientation(source: Image.Image) -> int:
+    try:
+        return int(source.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF blocks raise a dozen things; the picture itself may be fine
+        return 1
+
+
+def _to_rgb(source: Image.Image) -> Image.Image:
+    """Decode and convert; every mode that Pillow reads ends as 8-bit RGB, scaled, on white."""
+    source.load()
+    if source.mode == "RGB" and "transparency" not in source.info:
+        return source
+    if source.mode in ("I", "F") or source.mode.startswith("I;16"):
+        return _scaled(source).convert("RGB")
+    if source.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in source.info:
+        rgba = source.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return source.convert("RGB")
+
+
+def _scaled(source: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grey values to 8 bits instead of clipping them."""
+    values = np.nan_to_num(np.asarray(source).astype(np.float32))
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        values, high = values - low, high - low
+    if source.mode == "F":
+        top = 1.0 if high <= 1 else max(high, 255.0)
+    else:
+        # 10, 12 and 14 bits are often stored in 16: the smallest depth that holds the brightest.
+        top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), high)
+    return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
+
+
+def _words(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

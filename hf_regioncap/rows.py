@@ -1,0 +1,426 @@
+"""One row's way: picture, boxes, drawing, prompt, questions. Pure; the columns of one row in, out.
+
+`Plan` is the options resolved once against the dataset's columns; each step reads what earlier
+steps have put into the row, so that the four column functions one after another give the same as
+the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hf_regioncap import boxes, prompts, proposals
+from hf_regioncap.errors import OptionError
+from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
+from hf_regioncap.options import OFFLINE, Options
+from hf_regioncap.overlay import Mark, crop_region, draw_regions, resolve_mark
+from hf_regioncap.questions import Question
+from hf_regioncap.tables import Rows
+
+NO_IMAGE = "no_image"
+
+
+@dataclass
+class Row:
+    """The new columns of one row, filled step by step."""
+
+    type: str = "without_bbox"
+    image_status: str = "ok"
+    region_boxes: list[list[float] | None] = field(default_factory=list)
+    box_status: list[str] = field(default_factory=list)
+    normalized_bbox: list[list[float]] = field(default_factory=list)
+    valid_bboxes_num: int = 0
+    image_with_bbox: bytes | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    region_captions: list[str | None] = field(default_factory=list)
+    answer_status: str = "ok"
+    answer_error: str | None = None
+    usage: dict[str, int | None] = field(default_factory=dict)
+
+    @property
+    def used(self) -> list[int]:
+        """The places of the used boxes in the user's list: region k is the k-th of these."""
+        return [i for i, status in enumerate(self.box_status) if status in boxes.USED]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options, and what they come to for these columns."""
+
+    options: Options
+    mark: Mark
+    label_names: Sequence[str] | Mapping[int, str] | None
+    template: str
+    system: str
+    has_boxes: bool
+
+    @property
+    def model(self) -> str:
+        """The model's name as it is asked for and recorded; the describer has its own."""
+        if self.options.base_url == OFFLINE:
+            from hf_regioncap import offline
+
+            return offline.MODEL
+        return self.options.model
+
+    @property
+    def per_region(self) -> bool:
+        """Whether each region is asked for by itself."""
+        return self.options.view != "overlay"
+
+
+def make_plan(options: Options, rows: Rows, *, reads_boxes: bool = True) -> Plan:
+    """Resolve the options against the columns; every column that is named must be there."""
+    if reads_boxes:
+        rows.require("image_column", options.image_column)
+    has_boxes = rows.has(options.bbox_column)
+    if not has_boxes and reads_boxes:
+        likely = rows.likely_boxes()
+        if likely or "bbox_column" in options.given:
+            raise OptionError(rows.missing("bbox_column", options.bbox_column))
+    if options.label_column is not None:
+        rows.require("label_column", options.label_column)
+    if options.prompt_column is not None:
+        rows.require("prompt_column", options.prompt_column)
+    template = prompts.prompt_template(options.prompt, options.label_column is not None)
+    system = prompts.SYSTEM_PROMPT if options.system_prompt is None else options.system_prompt
+    for argument, text in (("prompt", template), ("system_prompt", system)):
+        for name in prompts.template_fields(text, argument):
+            if name == "labels" and options.label_column is None:
+                raise OptionError(f"{argument}: {{labels}} needs label_column")
+            if name not in ("count", "regions", "labels"):
+                rows.require(argument, name)
+    return Plan(
+        options,
+        resolve_mark(options.mark),
+        options.label_names or _class_names(rows, options.label_column),
+        template,
+        system,
+        has_boxes,
+    )
+
+
+def _class_names(rows: Rows, column: str | None) -> Sequence[str] | None:
+    """The names of a `ClassLabel`, wherever in the features the column lies."""
+    if column is None or rows.table is None:
+        return None
+    kind: Any = rows.features
+    for step in [column] if column in rows.names else column.split("."):
+        kind = _unlisted(kind)
+        kind = kind.get(step) if isinstance(kind, Mapping) else None
+    names = getattr(_unlisted(kind), "names", None)
+    return list(names) if names else None
+
+
+def _unlisted(kind: Any) -> Any:
+    while True:
+        if isinstance(kind, list) and kind:
+            kind = kind[0]
+        elif hasattr(kind, "feature"):
+            kind = kind.feature
+        else:
+            return kind
+
+
+# The steps
+
+
+def read_picture(plan: Plan, rows: Rows, index: int) -> Picture:
+    """Decode the row's image once."""
+    options = plan.options
+    return open_picture(
+        rows.value(options.image_column, index),
+        image_root=options.image_root,
+        max_pixels=options.max_pixels,
+        max_side=options.max_side,
+    )
+
+
+def fill_boxes(row: Row, plan: Plan, rows: Rows, index: int, picture: Picture) -> None:
+    """Place the user's boxes in the image, or propose some where the row has none."""
+    options = plan.options
+    given = read_boxes(rows.value(options.bbox_column, index)) if plan.has_boxes else []
+    size_wh = picture.size_wh if picture.image is not None else None
+    row.image_status, row.answer_error = picture.status, picture.reason
+    row.type = "with_bbox" if given else "without_bbox"
+    limit = options.max_boxes
+    if given:
+        placed = boxes.place_boxes(
+            given,
+            size_wh,
+            box_format=options.box_format,
+            box_unit=options.box_unit,
+            max_boxes=limit,
+        )
+    else:
+        placed = boxes.place_boxes(
+            _propose(row, plan, picture), size_wh, box_format="xyxy", max_boxes=limit
+        )
+    row.region_boxes, row.box_status = placed.xywh, placed.status
+    used = placed.used
+    row.valid_bboxes_num = len(used)
+    fractions = boxes.normalize_boxes(used, size_wh or (1, 1)).round(3)
+    row.normalized_bbox = boxes.pad_boxes(fractions, limit).tolist()
+
+
+def read_boxes(value: Any) -> list[Any]:
+    """The user's list of boxes; boxes kept as dicts of numbers become lists.
+
+    >>> read_boxes([{"x": 1, "y": 2, "width": 3, "height": 4}]), read_boxes(None)
+    ([[1, 2, 3, 4]], [])
+    """
+    if value is None:
+        return []
+    items = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(items, list | tuple):
+        return [items]
+    return [_box_values(item) if isinstance(item, Mapping) else item for item in items]
+
+
+_NAMED_BOXES = (
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+
+
+def _box_values(box: Mapping[str, Any]) -> Any:
+    for names in _NAMED_BOXES:
+        if all(name in box for name in names):
+            return [box[name] for name in names]
+    return None
+
+
+def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
+    """Boxes as xyxy pixels of the upright source for a row that has none."""
+    propose = plan.options.propose
+    if picture.image is None or propose is None:
+        return []
+    try:
+        found = (
+            _contours(row, picture) if not callable(propose) else propose(picture.image.copy())
+        )
+        scale = picture.size_wh[0] / picture.image.width
+        return [[float(edge) * scale for edge in box] for box in found]
+    except Exception as error:  # a user's detector may raise anything: the row keeps the reason
+        row.answer_error = f"propose raised {type(error).__name__}: {error}"
+        return []
+
+
+def _contours(row: Row, picture: Picture) -> Any:
+    if not proposals.can_propose():
+        row.answer_error = NEEDS_OPENCV
+        return []
+    assert picture.image is not None
+    return proposals.propose_contours(picture.image)
+
+
+NEEDS_OPENCV = (
+    "boxes for rows that have none need OpenCV: pip install 'hf-regioncap[propose]', "
+    "or pass propose=None"
+)
+
+
+def used_xyxy(row: Row, scale: float = 1.0) -> list[list[float]]:
+    """The used boxes as corners in pixels of a picture `scale` times the source."""
+    placed = [row.region_boxes[index] for index in row.used]
+    return [
+        [x * scale, y * scale, (x + w) * scale, (y + h) * scale]
+        for x, y, w, h in (box for box in placed if box is not None)
+    ]
+
+
+def fill_overlay(row: Row, plan: Plan, picture: Picture) -> None:
+    """Draw the used boxes on a copy of the picture and encode it, once."""
+    if picture.image is None or not row.used:
+        return
+    marked = draw_regions(picture.image, used_xyxy(row, _scale(picture)), mark=plan.mark)
+    row.image_with_bbox = encode_jpeg(marked, plan.options.quality)
+
+
+def _scale(picture: Picture) -> float:
+    assert picture.image is not None
+    return picture.image.width / picture.size_wh[0]
+
+
+def fill_prompt(row: Row, plan: Plan, rows: Rows, index: int) -> None:
+    """Write the prompt, where there is something to ask."""
+    if not row.used:
+        return
+    column = plan.options.prompt_column
+    own = rows.value(column, index) if column is not None else None
+    if isinstance(own, str) and own.strip():
+        row.prompt = own
+        return
+    row.prompt = _filled(plan.template, "prompt", row, plan, rows, index)
+
+
+def _filled(
+    template: str, argument: str, row: Row, plan: Plan, rows: Rows, index: int
+) -> str:
+    return prompts.fill_template(
+        template,
+        count=len(row.used),
+        labels=_labels(row, plan, rows, index) if plan.options.label_column else (),
+        column=lambda name: _printable(rows.value(name, index), name, argument),
+        argument=argument,
+    )
+
+
+def _labels(row: Row, plan: Plan, rows: Rows, index: int) -> list[str | None]:
+    """The labels of regions 1 to k."""
+    assert plan.options.label_column is not None
+    value = rows.value(plan.options.label_column, index)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    labels = list(value) if isinstance(value, list | tuple) else [value] * len(row.box_status)
+    return [
+        prompts.label_text(labels[place], plan.label_names) if place < len(labels) else None
+        for place in row.used
+    ]
+
+
+def _printable(value: Any, name: str, argument: str) -> Any:
+    if isinstance(value, bytes | Mapping) or hasattr(value, "tobytes") and not hasattr(value, "item"):
+        raise OptionError(f"{argument}: column {name!r} holds no text that {{{name}}} could show")
+    return value
+
+
+#: So many rows are looked at before a batch begins, to find options that do not fit.
+_SAMPLE = 256
+_ENOUGH_ROWS = 10
+
+
+def check_rows(rows: Rows, plan: Plan) -> None:
+    """Raise, before anything is asked, where options do not fit a whole column.
+
+    A list of boxes that is one flat box; boxes in another unit or format; images that are all
+    refused because `image_root` is missing. Only the images' headers are read.
+    """
+    options = plan.options
+    given: list[list[Any]] = []
+    peeked: list[Picture] = []
+    for index in range(len(rows)):
+        if index >= _SAMPLE and any(each.status != "image_refused" for each in peeked):
+            break
+        value = rows.value(options.image_column, index)
+        peeked.append(peek_picture(value, image_root=options.image_root))
+        boxed = plan.has_boxes and index < _SAMPLE
+        given.append(read_boxes(rows.value(options.bbox_column, index)) if boxed else [])
+    if len(peeked) >= _ENOUGH_ROWS and all(each.status == "image_refused" for each in peeked):
+        raise OptionError(
+            f"all {len(peeked)} images are refused ({peeked[0].reason}): pass "
+            "image_root=FOLDER, the folder under which image paths may be read"
+        )
+    flat = [len(row) == 4 and all(map(_is_number, row)) for row in given if row]
+    if flat and all(flat):
+        raise OptionError(
+            f"bbox_column {options.bbox_column!r} holds one flat box per row: it must hold a list "
+            "of boxes, [[a, b, c, d], …]"
+        )
+    boxes.check_fit(
+        [(row, each.size_wh if each.status == "ok" else None) for row, each in
+         zip(given, peeked, strict=True)],
+        box_format=options.box_format,
+        box_unit=options.box_unit,
+        bbox_column=options.bbox_column,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def make_questions(
+    row: Row, plan: Plan, rows: Rows, index: int, picture: Callable[[], Picture]
+) -> list[Question]:
+    """What to ask about the row: one question for all regions, or one for each."""
+    if not row.used or row.prompt is None or row.image_with_bbox is None:
+        return []
+    options = plan.options
+    regions = range(1, len(row.used) + 1)
+    whole = Question(
+        regions=tuple(regions),
+        images=(row.image_with_bbox,),
+        text=row.prompt,
+        system=_filled(plan.system, "system_prompt", row, plan, rows, index),
+        model=plan.model,
+        view=options.view,
+        caption_style=options.caption_style,
+        language=options.language,
+        temperature=options.temperature,
+        seed=options.seed,
+        detail=options.detail,
+        answer_form=options.answer_form,
+        max_tokens=options.max_tokens,
+        extra_body=options.extra_body or {},
+        store_tag=options.store_tag,
+    )
+    if not plan.per_region:
+        return [_with_boxes(whole, row, plan)]
+    source = picture()
+    if source.image is None:
+        return []
+    questions = []
+    for region, xyxy in zip(regions, used_xyxy(row, _scale(source)), strict=True):
+        crop = encode_jpeg(crop_region(source.image, xyxy, mark=plan.mark), options.quality)
+        images = (crop,) if options.view == "crop" else (row.image_with_bbox, crop)
+        asked = replace(whole, regions=(region,), images=images)
+        window = crop_window(source.image.size, xyxy)
+        questions.append(_with_crop(asked, plan, source.image.size, xyxy, window))
+    return questions
+
+
+def _with_boxes(question: Question, row: Row, plan: Plan) -> Question:
+    """Tell the built-in describer, which cannot read drawn marks, where the boxes lie."""
+    if plan.options.base_url != OFFLINE:
+        return question
+    fractions = dict(zip(map(str, question.regions), row.normalized_bbox, strict=False))
+    return replace(question, extra_body={**question.extra_body, "regions": fractions})
+
+
+def _with_crop(
+    question: Question,
+    plan: Plan,
+    size_wh: tuple[int, int],
+    xyxy: Sequence[float],
+    window: Sequence[float],
+) -> Question:
+    if plan.options.base_url != OFFLINE:
+        return question
+    (x0, y0, x1, y1), (width, height) = window, size_wh
+    inner = [
+        (xyxy[0] - x0) / (x1 - x0),
+        (xyxy[1] - y0) / (y1 - y0),
+        (xyxy[2] - x0) / (x1 - x0),
+        (xyxy[3] - y0) / (y1 - y0),
+    ]
+    where = {
+        "regions": {str(question.regions[0]): [min(1.0, max(0.0, round(v, 4))) for v in inner]},
+        "frame": [round(v, 4) for v in (x0 / width, y0 / height, x1 / width, y1 / height)],
+    }
+    return replace(question, extra_body={**question.extra_body, **where})
+
+
+def unasked_status(row: Row, plan: Plan) -> tuple[str, str | None]:
+    """The status and reason of a row about which there is nothing to ask."""
+    if row.image_status != "ok":
+        return row.image_status, row.answer_error
+    if row.box_status:
+        counts = {status: row.box_status.count(status) for status in row.box_status}
+        words = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return "boxes_invalid", f"no box can be used: {words}"
+    contours = plan.options.propose == "contours"
+    if contours and not proposals.can_propose():
+        return "no_boxes", NEEDS_OPENCV
+    return "no_boxes", row.answer_error or "the row has no boxes"
+
+
+def crop_window(size, xyxy):
+    import numpy as np
+    from hf_regioncap import overlay
+    box = overlay._pixel_boxes(np.asarray(xyxy, dtype=np.float64).reshape(1, -1), size)[0]
+    return overlay._window(box, size, 3.0)
