@@ -22,8 +22,12 @@ if TYPE_CHECKING:
         RegionCaptionError,
         StoreError,
     )
+    from hf_regioncap.pipeline import caption_dataset, estimate, retry_failed
 
 _HOMES = {
+    "caption_dataset": "pipeline",
+    "estimate": "pipeline",
+    "retry_failed": "pipeline",
     "add_answers": "columns",
     "add_boxes": "columns",
     "add_overlays": "columns",
@@ -47,6 +51,9 @@ __all__ = [
     "add_overlays",
     "add_prompts",
     "add_region_captions",
+    "caption_dataset",
+    "estimate",
+    "retry_failed",
 ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hf_regioncap.client import Budget, Run
     from hf_regioncap.dialogue import Outcome
     from hf_regioncap.questions import Question
+    from hf_regioncap.store import AnswerStore
 
 #: Statuses of rows that were asked about, or should have been, and have no full answer.
 FAILED = (
@@ -42,11 +44,9 @@ def open_run(options: Options, budget: Budget | None = None) -> Run:
     """Find endpoint, key and store, with an error for each that cannot be used."""
     from hf_regioncap.client import Run
     from hf_regioncap.endpoint import resolve_endpoint
-    from hf_regioncap.store import AnswerStore, default_store_path
     from hf_regioncap.wire import Dialect
 
     endpoint = resolve_endpoint(options)
-    path = default_store_path() if options.answer_store == "default" else options.answer_store
     fixed = {"response_format"} if options.answer_form else set()
     fixed |= {"tokens"} if options.token_parameter else set()
     if "temperature" in options.given and options.temperature:
@@ -58,11 +58,28 @@ def open_run(options: Options, budget: Budget | None = None) -> Run:
     )
     return Run(
         endpoint,
-        store=AnswerStore(path) if path is not None else None,
+        store=open_store(options),
         parse=options.parse,
         dialect=dialect,
         budget=budget,
     )
+
+
+def open_store(options: Options) -> AnswerStore | None:
+    """The answer store that the options name, not yet opened."""
+    from hf_regioncap.store import AnswerStore, default_store_path
+
+    path = default_store_path() if options.answer_store == "default" else options.answer_store
+    return AnswerStore(path) if path is not None else None
+
+
+def prepare_row(rows: Rows, index: int, plan: Plan) -> tuple[Row, list[Question]]:
+    """Everything of a row that comes before asking: boxes, picture, prompt, questions."""
+    row, picture = Row(), read_picture(plan, rows, index)
+    fill_boxes(row, plan, rows, index, picture)
+    fill_overlay(row, plan, picture)
+    fill_prompt(row, plan, rows, index)
+    return row, make_questions(row, plan, rows, index, lambda: picture)
 
 
 def caption_rows(
@@ -75,12 +92,8 @@ def caption_rows(
     """Caption rows through the whole way, in order; up to `ahead` run before the slowest."""
 
     def begin(item: tuple[Rows, int]) -> Future[Row] | Row:
-        rows, index = item
-        row, picture = Row(), read_picture(plan, rows, index)
-        fill_boxes(row, plan, rows, index, picture)
-        fill_overlay(row, plan, picture)
-        fill_prompt(row, plan, rows, index)
-        return ask(row, plan, make_questions(row, plan, rows, index, lambda: picture), run)
+        row, questions = prepare_row(*item, plan)
+        return ask(row, plan, questions, run)
 
     active = 2 * plan.options.concurrency + 8
     with Window(work, begin, active=active, ahead=ahead) as window:
@@ -100,31 +113,95 @@ def answer_rows(
         yield from _checked(window, plan, run)
 
 
+def retry_rows(
+    work: Iterator[tuple[Row, Rows, int]],
+    plan: Plan,
+    run: Callable[[], Run],
+    *,
+    ahead: int,
+) -> Iterator[Row]:
+    """Ask again about the rows that failed, in order; the others pass as they are.
+
+    Of a row that has some captions only the missing regions are asked for. `run` is called when
+    the first request is needed: a dataset without failures needs no endpoint.
+    """
+
+    def begin(item: tuple[Row, Rows, int]) -> Future[Row] | Row:
+        row, rows, index = item
+        if row.answer_status not in FAILED:
+            return row
+        picture = functools.partial(read_picture, plan, rows, index)
+        return ask(row, plan, make_questions(row, plan, rows, index, picture), run())
+
+    active = 2 * plan.options.concurrency + 8
+    with Window(work, begin, active=active, ahead=ahead) as window:
+        yield from _checked(window, plan, None)
+
+
 def ask(
     row: Row, plan: Plan, questions: Sequence[Question], run: Run | None
 ) -> Future[Row] | Row:
-    """Start the dialogues of a row; a row with nothing to ask is done at once."""
-    row.region_captions = [None] * len(row.box_status)
-    row.usage = dict(dialogue.NO_USAGE)
+    """Start the dialogues of a row; a row with nothing to ask is done at once.
+
+    Captions that the row has already are kept: only the other regions are asked for.
+    """
+    known = {
+        region: row.region_captions[place]
+        for region, place in enumerate(row.used, 1)
+        if place < len(row.region_captions) and row.region_captions[place]
+    }
+    row.region_captions = row.region_captions or [None] * len(row.box_status)
     if not questions or run is None:
+        row.usage = dict(dialogue.NO_USAGE)
         row.answer_status, row.answer_error = unasked_status(row, plan)
         return row
     options = plan.options
+    missing = [_still_missing(question, known) for question in questions]
     dialogues = [
         dialogue.follow_up(question, reask=options.reask, parse=options.parse)
-        for question in questions
+        for question in missing
+        if question is not None
     ]
     return then(run.submit(dialogues), lambda outcomes: fill_answers(row, plan, outcomes))
 
 
+def _still_missing(question: Question, known: Mapping[int, Any]) -> Question | None:
+    """The question for those of its regions that have no caption yet."""
+    missing = [region for region in question.regions if region not in known]
+    if len(missing) == len(question.regions):
+        return question
+    return question.only(missing) if missing else None
+
+
 def fill_answers(row: Row, plan: Plan, outcomes: Sequence[Outcome]) -> Row:
-    """Put what was heard into the row's columns, captions in the places of their boxes."""
-    heard = dialogue.row_answer(outcomes, len(row.used), per_region=plan.per_region)
+    """Put what was heard into the row's columns, captions in the places of their boxes.
+
+    A row that is asked again keeps the captions, texts and tokens of before.
+    """
+    before = dialogue.Outcome(regions=())
+    for region, place in enumerate(row.used, 1):
+        caption = row.region_captions[place]
+        if caption:
+            before.captions[region] = caption
+    if before.captions:
+        outcomes = [_before(row, before), *outcomes]
+    heard = dialogue.row_answer(
+        outcomes, len(row.used), per_region=plan.per_region and not before.captions
+    )
     for place, caption in zip(row.used, heard.captions, strict=True):
         row.region_captions[place] = caption
     row.answer, row.usage = heard.answer, heard.usage
     row.answer_status, row.answer_error = heard.status, heard.error
     return row
+
+
+def _before(row: Row, before: Outcome) -> Outcome:
+    """What an earlier run has heard about the row, as an outcome to add to."""
+    if row.answer:
+        before.texts.append(row.answer)
+    usage = row.usage or dialogue.NO_USAGE
+    before.paid["earlier"] = ((usage["prompt_tokens"], usage["completion_tokens"]),)
+    return before
 
 
 def _checked(window: Window[Any, Row], plan: Plan, run: Run | None) -> Iterator[Row]:

@@ -235,14 +235,10 @@ class Run:
 
     async def _hear(self, line: Line, ask: Ask, key: str) -> Heard:
         """The stored answer if it serves, else the endpoint's."""
-        past = self._store.get(key) if self._store is not None else []
-        paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past)
-        if not ask.fresh:
-            for answer in reversed(past):
-                completion = wire.read_completion(answer.raw)
-                if read_answer(completion, ask.question.regions, self._parse).status == "ok":
-                    self.tally.from_store += 1
-                    return Heard(completion, paid)
+        stored, paid = hear_from_store(self._store, ask, key, self._parse)
+        if stored is not None:
+            self.tally.from_store += 1
+            return stored
         heard = await self._ask_endpoint(line, ask, key)
         return replace(heard, paid=paid + heard.paid)
 
@@ -379,6 +375,23 @@ class Run:
         headers = [value for _, value in self._endpoint.headers]
         key = [self._endpoint.key] if self._endpoint.key else []
         return [*key, *headers, ask.question.text, ask.question.system]
+
+
+def hear_from_store(
+    store: AnswerStore | None, ask: Ask, key: str, parse: Parse | None
+) -> tuple[Heard | None, tuple[tuple[int | None, int | None], ...]]:
+    """The stored answer that serves, if there is one, and the tokens of all that are stored.
+
+    Whether an answer serves is judged anew: the parser may have learned since, and refused, cut
+    or unreadable ones are kept only as evidence.
+    """
+    past = store.get(key) if store is not None else []
+    paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past)
+    for answer in [] if ask.fresh else reversed(past):
+        completion = wire.read_completion(answer.raw)
+        if read_answer(completion, ask.question.regions, parse).status == "ok":
+            return Heard(completion, paid), paid
+    return None, paid
 
 
 class Budget(Protocol):

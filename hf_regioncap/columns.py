@@ -195,7 +195,7 @@ def add_overlays(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     given, plan = _read(rows, options, OVERLAY_COLUMNS, after=BOX_COLUMNS)
 
     def begin(index: int) -> Row:
-        row = _earlier(given, plan, index, BOX_COLUMNS)
+        row = earlier_row(given, plan, index, BOX_COLUMNS)
         if row.used:
             fill_overlay(row, plan, read_picture(plan, given, index))
         return row
@@ -212,7 +212,7 @@ def add_prompts(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     >>> from PIL import Image
     >>> row = {"image": Image.new("RGB", (64, 48)), "bbox": [[8, 8, 40, 30]], "city": "Rome"}
     >>> row |= add_boxes(row)
-    >>> add_prompts(row)["prompt"][-55:]
+    >>> add_prompts(row)["prompt"][-51:]
     'image. There are 1 regions: <region1> to <region1>.'
     >>> add_prompts(row, prompt="{count} thing in {city}?")
     {'prompt': '1 thing in Rome?'}
@@ -223,7 +223,7 @@ def add_prompts(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     given, plan = _read(rows, options, PROMPT_COLUMNS, after=BOX_COLUMNS)
     done = []
     for index in range(len(given)):
-        row = _earlier(given, plan, index, BOX_COLUMNS)
+        row = earlier_row(given, plan, index, BOX_COLUMNS)
         fill_prompt(row, plan, given, index)
         done.append(row)
     return _give(given, plan, done, PROMPT_COLUMNS)
@@ -252,7 +252,7 @@ def add_answers(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     given, plan = _read(rows, options, ANSWER_COLUMNS, after=before)
 
     def begin(index: int) -> tuple[Row, list[Question]]:
-        row = _earlier(given, plan, index, before)
+        row = earlier_row(given, plan, index, before)
         if row.image_status != "ok":
             row.answer_error = read_picture(plan, given, index).reason
         picture = functools.partial(read_picture, plan, given, index)
@@ -297,12 +297,7 @@ def _read(
     """The rows and the plan, or an OptionError before anything is drawn or asked."""
     options = read_options(given)
     read = Rows(rows, options.image_column)
-    taken = [options.column_prefix + name for name in new if options.column_prefix + name in read.names]
-    if taken:
-        raise OptionError(
-            f"the dataset has a column {taken[0]!r} already: pass column_prefix='…' "
-            f"(got {options.column_prefix!r}), or remove_columns({taken}) first"
-        )
+    check_new_columns(read, options, new)
     for name in after:
         if options.column_prefix + name not in read.names:
             raise OptionError(
@@ -312,7 +307,18 @@ def _read(
     return read, make_plan(options, read, reads_boxes=not after)
 
 
-def _earlier(given: Rows, plan: Plan, index: int, names: Sequence[str]) -> Row:
+def check_new_columns(rows: Rows, options: Options, new: Sequence[str]) -> None:
+    """Raise where the name of a new column is taken."""
+    names = [options.column_prefix + name for name in new]
+    taken = [name for name in names if name in rows.names]
+    if taken:
+        raise OptionError(
+            f"the dataset has a column {taken[0]!r} already: pass column_prefix='…' "
+            f"(got {options.column_prefix!r}), or remove_columns({taken}) first"
+        )
+
+
+def earlier_row(given: Rows, plan: Plan, index: int, names: Sequence[str]) -> Row:
     """The row as earlier functions have left it in its columns."""
     row = Row()
     for name in names:

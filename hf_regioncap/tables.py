@@ -34,10 +34,10 @@ _BOX_FIELDS = (
 class Rows:
     """Rows by column and index, over a table, a dict of columns, or one dict of values."""
 
-    def __init__(self, given: Any, image_column: str) -> None:
+    def __init__(self, given: Any, image_column: str, features: Features | None = None) -> None:
         self.table: pa.Table | None = None
         self._columns: Mapping[str, Any] = {}
-        self._features: Features | None = None
+        self._features = features
         self.single = False
         if isinstance(given, pa.Table):
             self.table = given
