@@ -150,7 +150,12 @@ class Line:
             return _failed(error.__cause__ or error)
         except (httpx2.HTTPError, OSError, TimeoutError, _BadBody) as error:
             return _failed(error)
-        text = response.content.decode("utf-8", "replace")
+        try:
+            text = response.content.decode()
+        except UnicodeDecodeError:
+            if response.status_code == 200:
+                return Reply(200, failure="a garbled body (not UTF-8)")
+            text = response.content.decode("utf-8", "replace")
         return Reply(response.status_code, text, dict(response.headers))
 
 

@@ -299,3 +299,23 @@ def _check_base_url(base_url: str | None) -> None:
             "base_url must not hold a user or password: put the key into an environment "
             "variable and pass its name as api_key_env"
         )
+
+
+def option_docs() -> dict[str, str]:
+    """The sentence that stands under each option in `Options`.
+
+    >>> option_docs()["quality"]
+    'JPEG quality of what is sent and stored'
+    """
+    import ast
+    import inspect
+
+    body = ast.parse(inspect.getsource(Options)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(text.value, ast.Constant)
+            docs[field.target.id] = str(text.value.value)
+    return docs

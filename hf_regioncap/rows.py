@@ -359,11 +359,13 @@ def make_questions(
         extra_body=options.extra_body or {},
         store_tag=options.store_tag,
     )
-    if not plan.per_region:
-        return [_with_boxes(whole, row, plan)]
+    if not plan.per_region and options.base_url != OFFLINE:
+        return [whole]
     source = picture()
     if source.image is None:
         return []
+    if not plan.per_region:
+        return [_with_boxes(whole, row, source.size_wh)]
     questions = []
     for region, xyxy in zip(regions, used_xyxy(row, _scale(source)), strict=True):
         crop = encode_jpeg(crop_region(source.image, xyxy, mark=plan.mark), options.quality)
@@ -374,12 +376,11 @@ def make_questions(
     return questions
 
 
-def _with_boxes(question: Question, row: Row, plan: Plan) -> Question:
+def _with_boxes(question: Question, row: Row, size_wh: tuple[int, int]) -> Question:
     """Tell the built-in describer, which cannot read drawn marks, where the boxes lie."""
-    if plan.options.base_url != OFFLINE:
-        return question
-    fractions = dict(zip(map(str, question.regions), row.normalized_bbox, strict=False))
-    return replace(question, extra_body={**question.extra_body, "regions": fractions})
+    fractions = boxes.normalize_boxes(used_xyxy(row), size_wh).round(5).tolist()
+    where = {str(region): box for region, box in zip(question.regions, fractions, strict=True)}
+    return replace(question, extra_body={**question.extra_body, "regions": where})
 
 
 def _with_crop(

@@ -1,0 +1,108 @@
+"""The options of a run as JSON: told in the card, kept beside the data, run again from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hf_regioncap.errors import OptionError
+from hf_regioncap.options import OFFLINE, OPENAI_URL, OptionKwargs, Options
+from hf_regioncap.overlay import mark_as_dict, resolve_mark
+from hf_regioncap.prompts import SYSTEM_PROMPT, prompt_template
+
+#: What says nothing of the data, only of where and how fast it was made, or may hold a key.
+_LEFT_OUT = (
+    "image_root",
+    "api_key_env",
+    "concurrency",
+    "timeout",
+    "extra_headers",
+    "extra_query",
+    "on_error",
+    "answer_store",
+)
+_PACKAGES = ("hf-regioncap", "datasets", "openai", "pillow", "pyarrow")
+
+
+def make_recipe(options: Options) -> dict[str, Any]:
+    """The options that made the data, with the versions, as JSON-able values.
+
+    No key, header, local folder or pace is in it. Callables are told by their names.
+
+    >>> recipe = make_recipe(Options(base_url="offline", view="crop"))
+    >>> recipe["model"], recipe["view"], recipe["mark"]["shape"]
+    ('offline-describer', 'crop', 'box')
+    """
+    recipe: dict[str, Any] = {}
+    for field in fields(Options):
+        if field.name in OptionKwargs.__annotations__ and field.name not in _LEFT_OUT:
+            recipe[field.name] = _jsonable(getattr(options, field.name))
+    recipe["mark"] = mark_as_dict(resolve_mark(options.mark))
+    named = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+    recipe["base_url"] = options.base_url or named
+    if options.base_url == OFFLINE:
+        from hf_regioncap.offline import MODEL
+
+        recipe["model"] = MODEL
+    if options.prompt_column is None:
+        recipe["prompt"] = prompt_template(options.prompt, options.label_column is not None)
+    if options.system_prompt is None:
+        recipe["system_prompt"] = SYSTEM_PROMPT
+    recipe["versions"] = {"python": platform.python_version(), **_versions()}
+    return {name: value for name, value in recipe.items() if value is not None}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            continue
+    return found
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(part) for part in value]
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return str(value)
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options in a recipe's file, to be run again; what a file cannot hold is an error.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "recipe.json")
+    ...     size = file.write_text(json.dumps(make_recipe(Options(max_boxes=3))))
+    ...     read_recipe(file)["max_boxes"]
+    3
+    """
+    try:
+        recipe = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"recipe: cannot read {os.fspath(path)!r}: {error.strerror}") from None
+    except ValueError:
+        raise OptionError(f"recipe: {os.fspath(path)!r} is not JSON") from None
+    if not isinstance(recipe, dict):
+        raise OptionError(f"recipe: {os.fspath(path)!r} is not a JSON object of options")
+    known = {name: recipe[name] for name in OptionKwargs.__annotations__ if name in recipe}
+    if isinstance(known.get("label_names"), dict):
+        known["label_names"] = {int(key): name for key, name in known["label_names"].items()}
+    if known.get("model") == "offline-describer" and known.get("base_url") == OFFLINE:
+        del known["model"]
+    return known

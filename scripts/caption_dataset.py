@@ -1,0 +1,356 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-regioncap[demo]"]
+#
+# [tool.uv.sources]
+# hf-regioncap = { path = "..", editable = true }
+# ///
+"""Download, process, push: caption the regions of a dataset, from the command line.
+
+    python scripts/caption_dataset.py --demo
+    python scripts/caption_dataset.py photos.jsonl captions --model gpt-4o-mini
+    python scripts/caption_dataset.py USER/BOXES captions --bbox-column objects.bbox --dry-run
+
+Exit status: 0 all fine; 1 some rows failed; 2 wrong usage, or a dataset that does not fit the
+options, before any request; 3 the endpoint cannot serve this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hf_regioncap.errors import EndpointError, OptionError, PublishError, StoreError
+from hf_regioncap.options import OptionKwargs, Options, option_docs
+
+DEMO_OUTPUT = "demo_output"
+FINE = ("ok", "no_boxes")
+FAILED = (
+    "ok_partial",
+    "api_error",
+    "api_refused",
+    "api_truncated",
+    "api_bad_answer",
+    "skipped_budget",
+)
+
+# Arguments
+
+
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Caption the regions of a dataset, to a local folder and to the Hub.",
+        epilog="INPUT: a Hub dataset id, a .jsonl with image paths and boxes, a COCO .json with "
+        "--image-root, a folder with metadata.jsonl, or Parquet.",
+    )
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="what to caption, see below")
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="a local folder")
+    run = parser.add_argument_group("the run")
+    run.add_argument("--demo", action="store_true", help="caption a few photos, offline")
+    run.add_argument("--split", help="which split (all, if not given)")
+    run.add_argument("--config", help="which configuration of a Hub dataset")
+    run.add_argument("--revision", help="which revision of a Hub dataset")
+    run.add_argument("--limit", type=int, metavar="N", help="only the first N rows of each split")
+    run.add_argument("--streaming", action="store_true", help="never hold the dataset on disk")
+    run.add_argument("--dry-run", action="store_true", help="print the estimate, send nothing")
+    run.add_argument("--retry-failed", action="store_true", help="ask again what failed in OUTPUT")
+    run.add_argument("--recipe", metavar="FILE", help="take the options from a recipe.json")
+    run.add_argument("--max-requests", type=int, metavar="N", help="a hard stop, retries included")
+    run.add_argument("--max-cost", type=float, metavar="DOLLARS", help="a hard stop")
+    run.add_argument("--price", metavar="IN,OUT", help="dollars per million tokens")
+    push = parser.add_argument_group("publishing")
+    push.add_argument("--push-to-hub", metavar="USER/NAME", help="publish it, privately")
+    push.add_argument("--public", action="store_true", help="publish it for everybody")
+    push.add_argument("--license", help="the licence to name in the card")
+    push.add_argument("--keep-metadata", action="store_true", help="leave EXIF in the originals")
+    options = parser.add_argument_group("options, as in the library")
+    docs = option_docs()
+    for name in OptionKwargs.__annotations__:
+        flag = "--" + name.replace("_", "-")
+        options.add_argument(flag, metavar="VALUE", help=docs[name].replace("%", "%%"))
+    parsed = parser.parse_args(arguments)
+    if parsed.demo and parsed.input is not None and parsed.output is None:
+        parsed.input, parsed.output = None, parsed.input  # --demo FOLDER
+    if parsed.demo:
+        parsed.output = parsed.output or DEMO_OUTPUT
+    elif parsed.input is None or parsed.output is None:
+        parser.error("INPUT and OUTPUT are needed (or --demo)")
+    return parsed
+
+
+def read_options_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The library's options from a recipe and from flags; a flag wins."""
+    from hf_regioncap.recipe import read_recipe
+
+    options = read_recipe(parsed.recipe) if parsed.recipe else {}
+    for name in OptionKwargs.__annotations__:
+        text = getattr(parsed, name)
+        if text is not None:
+            options[name] = read_value(name, text)
+    for name in ("propose", "parse"):
+        if isinstance(options.get(name), str) and ":" in options[name]:
+            options[name] = imported(name, options[name])
+    if parsed.demo:
+        options = {"base_url": "offline", "label_column": "labels", **options}
+    return options
+
+
+def read_value(name: str, text: str) -> Any:
+    """A flag's text as the option's type: `none`, numbers, JSON for mappings and lists."""
+    kind = str(OptionKwargs.__annotations__[name])
+    if text.lower() == "none" and "None" in kind:
+        return None
+    if "Mapping" in kind and text.lstrip()[:1] in "{[":
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise OptionError(f"{name} is not JSON: {text!r}") from None
+    if name == "label_names":
+        return [part.strip() for part in text.split(",")]
+    if kind.startswith("ForwardRef('int") or kind.startswith("int"):
+        return number(name, text, int)
+    if kind.startswith("ForwardRef('float") or kind.startswith("float"):
+        return number(name, text, float)
+    return text
+
+
+def number(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise OptionError(f"{name} must be a number, got {text!r}") from None
+
+
+def imported(name: str, place: str) -> Any:
+    """A callable named as module:function."""
+    module, _, function = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"{name}: cannot import {place!r}: {error}") from None
+
+
+# Input
+
+
+def load_input(parsed: argparse.Namespace, options: dict[str, Any]) -> Any:
+    """The dataset that INPUT names; images stay as they are stored."""
+    from hf_regioncap import inputs
+
+    if parsed.demo:
+        return inputs.demo_dataset()
+    dataset, root = inputs.load(
+        parsed.input,
+        image_root=options.get("image_root"),
+        split=parsed.split,
+        config=parsed.config,
+        revision=parsed.revision,
+        streaming=parsed.streaming,
+    )
+    if root is not None:
+        options.setdefault("image_root", root)
+    if parsed.limit is not None:
+        dataset = inputs.first_rows(dataset, parsed.limit)
+    return dataset
+
+
+def load_output(folder: Path) -> Any:
+    """What an earlier run has written, to be retried."""
+    from datasets import load_dataset
+
+    if not (folder / "data").is_dir():
+        raise OptionError(f"--retry-failed: {str(folder)!r} holds no earlier run (no data/)")
+    return load_dataset(str(folder))
+
+
+def check_output(folder: Path) -> None:
+    """Never write over a folder that something else has made."""
+    if folder.is_file():
+        raise OptionError(f"OUTPUT {str(folder)!r} is a file: name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.json").is_file():
+        raise OptionError(
+            f"OUTPUT {str(folder)!r} exists and was not written by this script (no recipe.json): "
+            "name another folder"
+        )
+
+
+# Output
+
+
+def write_output(
+    dataset: Any, folder: Path, parsed: argparse.Namespace, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Parquet and card, the recipe, the seed's lines with their images, the page."""
+    from hf_regioncap.exports import write_seed_jsonl
+    from hf_regioncap.gallery import write_gallery
+    from hf_regioncap.publish import write_dataset
+    from hf_regioncap.recipe import make_recipe
+
+    checked = Options(**options)
+    recipe = make_recipe(checked)
+    prefix, root = checked.column_prefix, checked.image_root
+    summary = write_dataset(
+        dataset,
+        folder,
+        recipe=recipe,
+        source=source_of(parsed),
+        license=parsed.license,
+        image_column=checked.image_column,
+        image_root=root,
+        column_prefix=prefix,
+        keep_metadata=parsed.keep_metadata,
+    )
+    reading: dict[str, Any] = {
+        "image_column": checked.image_column,
+        "image_root": root,
+        "column_prefix": prefix,
+    }
+    write_seed_jsonl(
+        dataset,
+        folder,
+        bbox_column=checked.bbox_column,
+        box_format=checked.box_format,
+        box_unit=checked.box_unit,
+        **reading,
+    )
+    write_gallery(
+        dataset,
+        folder / "gallery.html",
+        label_column=checked.label_column,
+        label_names=checked.label_names,
+        recipe=recipe,
+        title=Path(parsed.input or "Demo").stem,
+        **reading,
+    )
+    return summary
+
+
+def source_of(parsed: argparse.Namespace) -> str | None:
+    """The Hub id of the source, if it is one."""
+    if parsed.demo or parsed.input is None or Path(parsed.input).exists():
+        return None
+    return str(parsed.input)
+
+
+def push(
+    dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]
+) -> str:
+    from hf_regioncap.publish import publish
+    from hf_regioncap.recipe import make_recipe
+
+    checked = Options(**options)
+    return publish(
+        dataset,
+        parsed.push_to_hub,
+        private=not parsed.public,
+        recipe=make_recipe(checked),
+        source=source_of(parsed),
+        license=parsed.license,
+        image_column=checked.image_column,
+        image_root=checked.image_root,
+        column_prefix=checked.column_prefix,
+        keep_metadata=parsed.keep_metadata,
+    )
+
+
+# The summary
+
+
+def print_summary(
+    summary: dict[str, Any], progress: Any, folder: Path, arguments: list[str], demo: bool
+) -> int:
+    """Say what came of it and what to do next; the number of failed rows."""
+    statuses = Counter(summary["answer_status"])
+    failed = sum(statuses[status] for status in FAILED)
+    print(f"\n{summary['rows']:,} rows, {summary['captions']:,} captions")
+    for status, count in sorted(statuses.items(), key=lambda item: (-item[1], item[0])):
+        print(f"  {count:>7,}  {status}")
+    if progress is not None:
+        print(f"requests: {progress.requests:,} sent, {progress.from_store:,} from the answer store")
+        cost = "unknown" if progress.cost is None else f"${progress.cost:.4f}"
+        print(
+            f"tokens:   {progress.prompt_tokens:,} prompt, {progress.completion_tokens:,} "
+            f"completion, cost {cost}"
+        )
+    print(f"results:  {folder}/  (data/*.parquet, regions.jsonl, images/, README.md)")
+    print(f"page:     {folder}/gallery.html")
+    command = ["python", "scripts/caption_dataset.py"]
+    if failed:
+        again = [*arguments, *([] if "--retry-failed" in arguments else ["--retry-failed"])]
+        print(f"{failed:,} rows failed; ask again: {shlex.join([*command, *again])}")
+    if demo:
+        print(
+            "next:     the same with a real model: export OPENAI_API_KEY=… && "
+            f"{shlex.join([*command, '--demo', '--base-url', 'https://api.openai.com/v1'])}"
+        )
+    return failed
+
+
+def main(arguments: list[str]) -> int:
+    parsed = read_arguments(arguments)
+    try:
+        options = read_options_of(parsed)
+        return work(parsed, options, arguments)
+    except OptionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (EndpointError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except PublishError as error:
+        print(f"error: not published: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; what was answered is kept in the answer store, and the same command "
+            "goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def work(parsed: argparse.Namespace, options: dict[str, Any], arguments: list[str]) -> int:
+    from hf_regioncap import caption_dataset, estimate, retry_failed
+
+    folder = Path(parsed.output)
+    check_output(folder)
+    price = read_price(parsed.price)
+    bounds = {"max_requests": parsed.max_requests, "max_cost": parsed.max_cost, "price": price}
+    seen: list[Any] = []
+
+    def remember(progress: Any) -> None:
+        seen[:] = [progress]
+
+    if parsed.retry_failed:
+        dataset = load_output(folder)
+        captioned = retry_failed(dataset, on_progress=remember, **bounds, **options)
+    else:
+        dataset = load_input(parsed, options)
+        if parsed.dry_run:
+            print(estimate(dataset, price=price, **options))
+            return 0
+        captioned = caption_dataset(dataset, on_progress=remember, **bounds, **options)
+    summary = write_output(captioned, folder, parsed, options)
+    failed = print_summary(summary, seen[0] if seen else None, folder, arguments, parsed.demo)
+    if parsed.push_to_hub:
+        print(f"pushed:   {push(captioned, parsed, options)}")
+    return 1 if failed else 0
+
+
+def read_price(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise OptionError(f"price must be IN,OUT in dollars per million tokens, got {text!r}")
+    return number("price", parts[0], float), number("price", parts[1], float)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
