@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
     from hf_regioncap.client import Run
+    from hf_regioncap.dialogue import Ask
     from hf_regioncap.questions import Question
+    from hf_regioncap.store import AnswerStore
 
 
 AnyDataset = TypeVar("AnyDataset")
@@ -590,12 +592,36 @@ def estimate(
     """
     checked = read_options(options)
     counts = _Counts(checked, find_price(checked, price))
-    for split in dataset.values() if hasattr(dataset, "values") else [dataset]:
-        _count_split(split, checked, counts)
+    for _ in asks_to_send(dataset, checked, counts):
+        pass
     return counts.estimate()
 
 
-def _count_split(split: Any, options: Options, counts: _Counts) -> None:
+def asks_to_send(
+    dataset: Any, options: Options, counts: _Counts | None = None
+) -> Iterator[tuple[str, Ask]]:
+    """What captioning a dataset would send first, each question once, with its key.
+
+    Questions that the store can answer are followed as far as it goes: where a stored answer left
+    regions out, the question for those is what would be sent.
+    """
+    store = open_store(options)
+    seen: set[str] = set()
+    counts = counts or _Counts(options, None)
+    for split in dataset.values() if hasattr(dataset, "values") else [dataset]:
+        for questions in _questions(split, options):
+            counts.add_row(questions)
+            for question in questions:
+                ask, stored = _first_unanswered(question, store, options)
+                counts.stored += stored
+                if ask is not None and (key := ask.question.key) not in seen:
+                    seen.add(key)
+                    counts.add_request(ask.question)
+                    yield key, ask
+
+
+def _questions(split: Any, options: Options) -> Iterator[list[Question]]:
+    """The questions of each row of a dataset or stream, drawn on the drawing threads."""
     from datasets import Dataset
 
     if isinstance(split, Dataset):
@@ -606,11 +632,27 @@ def _count_split(split: Any, options: Options, counts: _Counts) -> None:
     work = ((rows, index) for rows in tables_of(split) for index in range(len(rows)))
 
     def begin(item: tuple[Rows, int]) -> list[Question]:
-        return prepare_row(item[0], item[1], plan)[1]
+        return prepare_row(*item, plan)[1]
 
     with Window(work, begin, active=64, ahead=64) as window:
-        for questions in window:
-            counts.add(questions)
+        yield from window
+
+
+def _first_unanswered(
+    question: Question, store: AnswerStore | None, options: Options
+) -> tuple[Ask | None, int]:
+    """Follow a dialogue as far as the store goes: what is asked then, and what was stored."""
+    dialogue = follow_up(question, reask=options.reask, parse=options.parse)
+    ask, stored = next(dialogue), 0
+    while True:
+        heard, _ = hear_from_store(store, ask, ask.question.key, options.parse)
+        if heard is None:
+            return ask, stored
+        stored += 1
+        try:
+            ask = dialogue.send(heard)
+        except StopIteration:
+            return None, stored
 
 
 #: Tokens of a caption by style: what to expect, not a bound.
@@ -618,46 +660,25 @@ _CAPTION_TOKENS = {"phrase": 12, "sentence": 30, "detailed": 140, "distinct": 50
 
 
 class _Counts:
-    """Adds up questions: which are new, which the store can answer, what they weigh."""
+    """Adds up what rows and requests weigh."""
 
     def __init__(self, options: Options, price: Price | None) -> None:
         self._options = options
         self._price = price
-        self._store = open_store(options)
-        self._asked: set[str] = set()
-        self._rows = self._regions = self._requests = self._stored = 0
+        self.stored = 0
+        self._rows = self._regions = self._requests = 0
         self._image_tokens: int | None = 0
-        self._text_bytes = self._answered_regions = 0
+        self._text_bytes = self._asked_regions = 0
 
-    def add(self, questions: Sequence[Question]) -> None:
+    def add_row(self, questions: Sequence[Question]) -> None:
         """Count one row."""
         self._rows += 1
-        for question in questions:
-            self._regions += len(question.regions)
-            self._add(question)
+        self._regions += sum(len(question.regions) for question in questions)
 
-    def _add(self, question: Question) -> None:
-        """Follow the dialogue as far as the store goes; what it cannot answer is sent."""
-        dialogue = follow_up(question, reask=self._options.reask, parse=self._options.parse)
-        ask = next(dialogue)
-        while True:
-            key = ask.question.key
-            if key in self._asked:
-                return
-            heard, _ = hear_from_store(self._store, ask, key, self._options.parse)
-            if heard is None:
-                self._asked.add(key)
-                self._weigh(ask.question)
-                return
-            self._stored += 1
-            try:
-                ask = dialogue.send(heard)
-            except StopIteration:
-                return
-
-    def _weigh(self, question: Question) -> None:
+    def add_request(self, question: Question) -> None:
+        """Count one request that would be sent."""
         self._requests += 1
-        self._answered_regions += len(question.regions)
+        self._asked_regions += len(question.regions)
         text = question.text + question.system + question.instructions("json_schema")
         self._text_bytes += len(text)
         for image in question.images:
@@ -668,7 +689,7 @@ class _Counts:
     def estimate(self) -> Estimate:
         """The sums."""
         text = self._text_bytes // 4  # about four characters a token
-        answers = self._answered_regions * _CAPTION_TOKENS[self._options.caption_style]
+        answers = self._asked_regions * _CAPTION_TOKENS[self._options.caption_style]
         cost, notes = None, []
         if self._price == Price(0.0, 0.0):
             cost = 0.0
@@ -683,7 +704,7 @@ class _Counts:
             self._rows,
             self._regions,
             self._requests,
-            self._stored,
+            self.stored,
             self._image_tokens,
             text,
             answers,

@@ -156,14 +156,16 @@ def instructions(
     `form` is `"json_schema"`, `"json_object"` or `"text"`.
 
     >>> instructions([1, 2], form="text", language="German")
-    'Write in German. Answer with one line for each region that starts with its mark, like
+    'Each region is marked in the picture with its number: <region1> with 1, and so on.
+    Write in German. Answer with one line for each region that starts with its mark, like
     "<region1>: …", and with nothing else.'
     >>> instructions([3], form="json_object", asked_again=True)
-    'Answer now for <region3> only. Answer with one JSON object, with the key "3" and that
+    'Each region is marked in the picture with its number: <region1> with 1, and so on.
+    Answer now for <region3> only. Answer with one JSON object, with the key "3" and that
     region\\'s description as its value.'
     """
-    parts = [_VIEWS[view].format(regions=list_regions(regions))] if _VIEWS[view] else []
-    if asked_again and not parts:
+    parts = [_VIEWS[view].format(regions=list_regions(regions))]
+    if asked_again and view == "overlay":
         parts.append(f"Answer now for {list_regions(regions)} only.")
     if caption_style:
         parts.append(STYLES[caption_style])
@@ -174,10 +176,11 @@ def instructions(
 
 
 _VIEWS = {
-    "overlay": "",
+    "overlay": "Each region is marked in the picture with its number: <region1> with 1, and so on.",
     "crop": "The picture is a crop around {regions}, which is framed where there is more to see. "
     "Describe that region only.",
-    "both": "The first picture is the whole image with its regions marked, the second a crop "
+    "both": "The first picture is the whole image with each region marked with its number, the "
+    "second a crop "
     "around {regions}. Describe that region only.",
 }
 

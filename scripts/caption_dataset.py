@@ -18,8 +18,6 @@ options, before any request; 3 the endpoint cannot serve this run.
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import shlex
 import sys
 from collections import Counter
@@ -27,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_regioncap.errors import EndpointError, OptionError, PublishError, StoreError
-from hf_regioncap.options import OptionKwargs, Options, option_docs
+from hf_regioncap.flags import add_option_flags, number, options_from_flags
+from hf_regioncap.options import Options
 
 DEMO_OUTPUT = "demo_output"
 FINE = ("ok", "no_boxes")
@@ -69,11 +68,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     push.add_argument("--public", action="store_true", help="publish it for everybody")
     push.add_argument("--license", help="the licence to name in the card")
     push.add_argument("--keep-metadata", action="store_true", help="leave EXIF in the originals")
-    options = parser.add_argument_group("options, as in the library")
-    docs = option_docs()
-    for name in OptionKwargs.__annotations__:
-        flag = "--" + name.replace("_", "-")
-        options.add_argument(flag, metavar="VALUE", help=docs[name].replace("%", "%%"))
+    add_option_flags(parser)
     parsed = parser.parse_args(arguments)
     if parsed.demo and parsed.input is not None and parsed.output is None:
         parsed.input, parsed.output = None, parsed.input  # --demo FOLDER
@@ -85,55 +80,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def read_options_of(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The library's options from a recipe and from flags; a flag wins."""
-    from hf_regioncap.recipe import read_recipe
-
-    options = read_recipe(parsed.recipe) if parsed.recipe else {}
-    for name in OptionKwargs.__annotations__:
-        text = getattr(parsed, name)
-        if text is not None:
-            options[name] = read_value(name, text)
-    for name in ("propose", "parse"):
-        if isinstance(options.get(name), str) and ":" in options[name]:
-            options[name] = imported(name, options[name])
-    if parsed.demo:
-        options = {"base_url": "offline", "label_column": "labels", **options}
-    return options
-
-
-def read_value(name: str, text: str) -> Any:
-    """A flag's text as the option's type: `none`, numbers, JSON for mappings and lists."""
-    kind = str(OptionKwargs.__annotations__[name])
-    if text.lower() == "none" and "None" in kind:
-        return None
-    if "Mapping" in kind and text.lstrip()[:1] in "{[":
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise OptionError(f"{name} is not JSON: {text!r}") from None
-    if name == "label_names":
-        return [part.strip() for part in text.split(",")]
-    if kind.startswith("ForwardRef('int") or kind.startswith("int"):
-        return number(name, text, int)
-    if kind.startswith("ForwardRef('float") or kind.startswith("float"):
-        return number(name, text, float)
-    return text
-
-
-def number(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise OptionError(f"{name} must be a number, got {text!r}") from None
-
-
-def imported(name: str, place: str) -> Any:
-    """A callable named as module:function."""
-    module, _, function = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"{name}: cannot import {place!r}: {error}") from None
+    """The library's options from a recipe and from flags; the demo has its own defaults."""
+    demo = {"base_url": "offline", "label_column": "labels"} if parsed.demo else {}
+    return {**demo, **options_from_flags(parsed, recipe=parsed.recipe)}
 
 
 # Input

@@ -1,0 +1,216 @@
+"""Request files for batch endpoints, and their results back into the answer store.
+
+The lines are those of OpenAI's Batch API (guide "Batch API", "Preparing your batch file" and
+"Retrieving the results"), which vLLM's `run-batch` reads and writes too. A request's `custom_id`
+is its key in the store: results may come in any order, in part, or twice. A run of
+`caption_dataset` with the same options and store then finds them as if it had asked itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_regioncap import wire
+from hf_regioncap.captioning import open_store
+from hf_regioncap.errors import OptionError
+from hf_regioncap.options import Options, read_options
+from hf_regioncap.pipeline import asks_to_send
+from hf_regioncap.store import StoredAnswer
+
+#: OpenAI's limits for one file: 200 MB and 50,000 requests.
+MAX_FILE_BYTES = 200_000_000
+MAX_FILE_LINES = 50_000
+_URL = "/v1/chat/completions"
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_requests` wrote: the files, and how many requests they hold."""
+
+    files: tuple[Path, ...]
+    requests: int
+
+
+def export_requests(
+    dataset: Any,
+    folder: str | os.PathLike[str],
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    max_file_lines: int = MAX_FILE_LINES,
+    **options: Any,
+) -> Exported:
+    """Write the requests that captioning a dataset would send now, to `requests-00001.jsonl` ….
+
+    What the store can answer is left out, so after an import the next export holds only what is
+    still missing: failed and expired requests, and questions for missing regions.
+
+    >>> from PIL import Image
+    >>> from datasets import Dataset
+    >>> ds = Dataset.from_list([{"image": Image.new("RGB", (64, 48)), "bbox": [[8, 8, 40, 30]]}])
+    >>> folder = getfixture("tmp_path")
+    >>> exported = export_requests(ds, folder, answer_store=folder / "answers.sqlite")
+    >>> exported.requests, exported.files[0].name
+    (1, 'requests-00001.jsonl')
+    """
+    checked = read_options(options)
+    if checked.answer_store is None:
+        raise OptionError("answer_store must not be None: results come back through the store")
+    files = _Files(Path(folder), max_file_bytes, max_file_lines)
+    dialect = _dialect(checked)
+    for key, ask in asks_to_send(dataset, checked):
+        body = wire.build_body(ask.question, dialect, ask.token_limit)
+        # Put together as bytes: a JSON encoder would look at each character of each image.
+        head = json.dumps({"custom_id": key, "method": "POST", "url": _URL})[:-1].encode()
+        files.write(head + b', "body": ' + body + b"}\n")
+    return Exported(files.close(), files.requests)
+
+
+def _dialect(options: Options) -> wire.Dialect:
+    return wire.Dialect(
+        form=options.answer_form or "json_schema", tokens=options.token_parameter or "max_tokens"
+    )
+
+
+class _Files:
+    """Numbered files, each below a size and a number of lines."""
+
+    def __init__(self, folder: Path, max_bytes: int, max_lines: int) -> None:
+        self._folder, self._max_bytes, self._max_lines = folder, max_bytes, max_lines
+        self._paths: list[Path] = []
+        self._file: Any = None
+        self._bytes = self._lines = self.requests = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("requests-*.jsonl"):
+            stale.unlink()  # of an earlier export: they would be asked, and paid, again
+
+    def write(self, line: bytes) -> None:
+        """Append a line, in the next file where this one is full."""
+        if len(line) > self._max_bytes:
+            raise OptionError(
+                f"a request of {len(line):,} bytes does not fit into a file of "
+                f"{self._max_bytes:,}: pass max_side="
+            )
+        full = self._bytes + len(line) > self._max_bytes or self._lines >= self._max_lines
+        if self._file is None or full:
+            self._next()
+        self._file.write(line)
+        self._bytes += len(line)
+        self._lines += 1
+        self.requests += 1
+
+    def _next(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        path = self._folder / f"requests-{len(self._paths) + 1:05d}.jsonl"
+        self._file = path.open("wb")
+        self._paths.append(path)
+        self._bytes = self._lines = 0
+
+    def close(self) -> tuple[Path, ...]:
+        """Finish the last file; all files in order."""
+        if self._file is not None:
+            self._file.close()
+        return tuple(self._paths)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `import_results` found: answers stored, known before, failed (to be asked again)."""
+
+    stored: int
+    known: int
+    failed: int
+    reasons: dict[str, int]
+
+
+def import_results(files: Sequence[str | os.PathLike[str]], **options: Any) -> Imported:
+    """Bring the result files of a batch into the answer store of these options.
+
+    Lines may come in any order, in part, or twice. Failed and expired requests are counted with
+    their reasons and stay to be asked. Raises OptionError for a file that holds no results.
+    """
+    checked = read_options(options)
+    store = open_store(checked)
+    if store is None:
+        raise OptionError("answer_store must not be None: results come back through the store")
+    store.open()
+    stored = known = 0
+    reasons: dict[str, int] = {}
+    chunk: dict[tuple[str, str], StoredAnswer] = {}
+
+    def commit() -> tuple[int, int]:
+        present = store.get_many({key for key, _ in chunk})
+        new = [
+            (key, answer)
+            for (key, raw), answer in chunk.items()
+            if raw not in {each.raw for each in present.get(key, [])}
+        ]
+        store.put_many(new)
+        counts = len(new), len(chunk) - len(new)
+        chunk.clear()
+        return counts
+
+    repeated = 0
+    for result in _results(files):
+        answer = _answer(result)
+        if isinstance(answer, str):
+            reasons[answer] = reasons.get(answer, 0) + 1
+            continue
+        place = (result["custom_id"], answer.raw)
+        repeated += place in chunk
+        chunk[place] = answer
+        if len(chunk) >= _CHUNK:
+            new, old = commit()
+            stored, known = stored + new, known + old
+    new, old = commit()
+    return Imported(stored + new, known + old + repeated, sum(reasons.values()), reasons)
+
+
+def _results(files: Sequence[str | os.PathLike[str]]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with Path(file).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _result(file, number, line)
+
+
+def _result(file: str | os.PathLike[str], number: int, line: str) -> dict[str, Any]:
+    try:
+        result = json.loads(line)
+        key = result["custom_id"]
+        if not isinstance(key, str) or "body" in result:
+            raise KeyError
+    except (ValueError, TypeError, KeyError):
+        raise OptionError(
+            f"{os.fspath(file)!r}, line {number}, is not a result of a batch (an object with "
+            "'custom_id' and 'response')"
+        ) from None
+    return dict(result)
+
+
+def _answer(result: dict[str, Any]) -> StoredAnswer | str:
+    """The answer to store, or the reason why there is none."""
+    response = result.get("response")
+    error = result.get("error")
+    if not isinstance(response, dict) or response.get("status_code") != 200:
+        said = error if isinstance(error, dict) else {}
+        code = response.get("status_code") if isinstance(response, dict) else None
+        return wire.redact(str(said.get("code") or said.get("message") or f"status {code}"), (), 80)
+    raw = json.dumps(response.get("body"), ensure_ascii=True)
+    completion = wire.read_completion(raw)
+    return StoredAnswer(
+        status="ok" if completion.problem is None else "api_bad_answer",
+        raw=raw,
+        model=completion.model or "",
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        created=time.time(),
+    )

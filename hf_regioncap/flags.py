@@ -1,0 +1,83 @@
+"""The options as flags of a command line, for the scripts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+from typing import Any, get_args, get_type_hints
+
+from hf_regioncap.errors import OptionError
+from hf_regioncap.options import OptionKwargs, option_docs
+from hf_regioncap.recipe import read_recipe
+
+
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser every option of the library as a flag of the same name."""
+    group = parser.add_argument_group("options, as in the library")
+    docs = option_docs()
+    for name in OptionKwargs.__annotations__:
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, metavar="VALUE", help=docs[name].replace("%", "%%"))
+
+
+def options_from_flags(
+    parsed: argparse.Namespace, *, recipe: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """The options that were given as flags, over those of a recipe's file.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_option_flags(parser)
+    >>> options_from_flags(parser.parse_args(["--max-boxes", "3", "--temperature", "none"]))
+    {'max_boxes': 3, 'temperature': None}
+    """
+    options = read_recipe(recipe) if recipe else {}
+    for name in OptionKwargs.__annotations__:
+        text = getattr(parsed, name)
+        if text is not None:
+            options[name] = read_value(name, text)
+    for name in ("propose", "parse"):
+        if isinstance(options.get(name), str) and ":" in options[name]:
+            options[name] = _imported(name, options[name])
+    return options
+
+
+def read_value(name: str, text: str) -> Any:
+    """A flag's text as the option's type: `none`, numbers, JSON for mappings, names by commas.
+
+    >>> read_value("mark", '{"preset": "tag"}'), read_value("label_names", "cat, dog")
+    ({'preset': 'tag'}, ['cat', 'dog'])
+    """
+    hint = get_type_hints(OptionKwargs)[name]
+    kinds = get_args(hint) or (hint,)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    if text.lstrip()[:1] in ("{", "[") and "Mapping" in str(hint):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise OptionError(f"{name} is not JSON: {text!r}") from None
+    if name == "label_names":
+        return [part.strip() for part in text.split(",")]
+    for kind in (int, float):
+        if kind in kinds:
+            return number(name, text, kind)
+    return text
+
+
+def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
+    """A flag's text as a number, or an error that names the flag."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise OptionError(f"{name} must be a number, got {text!r}") from None
+
+
+def _imported(name: str, place: str) -> Any:
+    """A callable that is named as module:function."""
+    module, _, function = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"{name}: cannot import {place!r}: {error}") from None
