@@ -22,14 +22,14 @@ FORMATS = ("xywh", "xyxy", "cxcywh")
 UNITS = ("pixel", "fraction", "permille")
 USED = ("ok", "clipped")
 
-#: Sides and overhangs below a thousandth of a pixel are float noise (0.1 in float32 is 0.10000000149).
+#: Sides and overhangs below a thousandth of a pixel are float noise (0.1 in float32 is not 0.1).
 _NOISE = 1e-3
 #: How many non-zero boxes have to agree before a whole column is called wrong.
 _ENOUGH = 10
 
 
 class Placed(NamedTuple):
-    """Boxes in the upright image: xyxy pixels (N, 4), NaN where a box has no place, and statuses."""
+    """Boxes in the upright image: xyxy pixels (N, 4), NaN where one has no place, and statuses."""
 
     xyxy: Boxes
     status: list[str]
@@ -126,7 +126,7 @@ def place_boxes(
 def as_boxes(rows: Sequence[Any]) -> Boxes:
     """Read users' boxes into (N, 4), all NaN where one is not four finite numbers.
 
-    >>> as_boxes([[1, 2, 3, 4], [1, 2, 3], None, ["1", "2", "3", "4"], [0, 0, float("inf"), 1]])[:, 0]
+    >>> as_boxes([[1, 2, 3, 4], [1, 2, 3], None, ["1", "2", "3", "4"], [0, 0, 1e999, 1]])[:, 0]
     array([ 1., nan, nan, nan, nan])
     """
     array = np.full((len(rows), 4), np.nan)
@@ -173,7 +173,8 @@ def normalize_boxes(xyxy: ArrayLike, size_wh: tuple[int, int]) -> Boxes:
     >>> normalize_boxes([[64, 48, 320, 240]], size_wh=(640, 480)).tolist()
     [[0.1, 0.1, 0.5, 0.5]]
     """
-    return np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) / np.tile(size_wh, 2)
+    fractions: Boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) / np.tile(size_wh, 2)
+    return fractions
 
 
 def pad_boxes(boxes: ArrayLike, max_boxes: int) -> Boxes:
@@ -201,8 +202,9 @@ def check_fit(
 
     >>> check_fit([([[0.1, 0.1, 0.2, 0.2]] * 10, (640, 480))], box_format="xywh", box_unit="pixel")
     Traceback (most recent call last):
-    hf_regioncap.errors.OptionError: bbox_column 'bbox': 10 of 10 boxes do not fit box_format='xywh',
-    box_unit='pixel', and all of them fit box_unit='fraction': pass box_unit='fraction'
+    hf_regioncap.errors.OptionError: bbox_column 'bbox': 10 of 10 boxes do not fit
+    box_format='xywh', box_unit='pixel', and all of them fit box_unit='fraction':
+    pass box_unit='fraction'
     """
     boxes, sizes = _nonzero(rows)
     if len(boxes) < _ENOUGH:

@@ -138,9 +138,7 @@ def retry_rows(
         yield from _checked(window, plan, None)
 
 
-def ask(
-    row: Row, plan: Plan, questions: Sequence[Question], run: Run | None
-) -> Future[Row] | Row:
+def ask(row: Row, plan: Plan, questions: Sequence[Question], run: Run | None) -> Future[Row] | Row:
     """Start the dialogues of a row; a row with nothing to ask is done at once.
 
     Captions that the row has already are kept: only the other regions are asked for.

@@ -16,7 +16,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.request import getproxies, proxy_bypass
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ERROR_TRIES = 6
 #: So many rejections before any success mean that the run as such is rejected.
 REJECTIONS = 8
+_NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
 #: Longer waits than this are not waited for.
 LONGEST_RETRY_AFTER = 120.0
 MAX_RESPONSE_BYTES = 16 * 2**20
@@ -128,22 +129,27 @@ class Line:
 
     async def post(self, body: bytes) -> Reply:
         """Send one request body through the official client and return whatever came."""
+        return await self._request("/chat/completions", body)
+
+    async def models(self) -> Reply:
+        """Ask which models the endpoint serves."""
+        return await self._request("/models", None)
+
+    async def _request(self, path: str, body: bytes | None) -> Reply:
         import httpx2
         import openai
 
         if self._client is None:
             self._client = _new_client(self.endpoint)
+        options: Any = {"params": dict(self.endpoint.query), "follow_redirects": False}
         try:
-            response = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=body,
-                options={
-                    "headers": {"Content-Type": "application/json"},
-                    "params": dict(self.endpoint.query),
-                    "follow_redirects": False,
-                },
-            )
+            if body is None:
+                response = await self._client.get(path, cast_to=httpx2.Response, options=options)
+            else:
+                options["headers"] = {"Content-Type": "application/json"}
+                response = await self._client.post(
+                    path, cast_to=httpx2.Response, content=body, options=options
+                )
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIError as error:
@@ -373,6 +379,8 @@ class Run:
     def _redacted(self, ask: Ask, reply: Reply) -> str:
         if not reply.status:
             return reply.failure
+        if 300 <= reply.status < 400:
+            return f"HTTP {reply.status}: {_NO_REDIRECTS}"
         words = wire.redact(wire.error_words(reply.body), self._secrets(ask))
         return f"HTTP {reply.status}: {words}"
 
@@ -380,6 +388,18 @@ class Run:
         headers = [value for _, value in self._endpoint.headers]
         key = [self._endpoint.key] if self._endpoint.key else []
         return [*key, *headers, ask.question.text, ask.question.system]
+
+
+def post_once(endpoint: Endpoint, body: bytes) -> Reply:
+    """Send one request body, outside of any run: no retries, no store."""
+    home = _home()
+    return home.start(home.at(endpoint, lambda line: line.post(body))).result()
+
+
+def list_models(endpoint: Endpoint) -> Reply:
+    """Ask an endpoint which models it serves."""
+    home = _home()
+    return home.start(home.at(endpoint, Line.models)).result()
 
 
 def hear_from_store(
@@ -412,7 +432,7 @@ class Budget(Protocol):
 
 
 def _first_dialect(dialect: wire.Dialect, endpoint: Endpoint) -> wire.Dialect:
-    """What to try first: OpenAI's reasoning models reject `max_tokens`, Ollama ignores the other."""
+    """What to try first: OpenAI's reasoning models reject `max_tokens`, Ollama knows no other."""
     if endpoint.is_openai and "tokens" not in dialect.fixed:
         return replace(dialect, tokens="max_completion_tokens")
     return dialect
@@ -473,7 +493,7 @@ def _permanent_words(reply: Reply, words: str, endpoint: Endpoint) -> str:
     elif reply.status >= 500:
         default = "start the server with a vision projector (mmproj)"
     elif 300 <= reply.status < 400:
-        default = "redirects are not followed, as they would carry images and key elsewhere"
+        default = "pass the address that it redirects to as base_url"
     way = ways.get(reply.status, default)
     return (
         f"the endpoint {endpoint.host} cannot serve this run: {words}. Way out: {way}. "
@@ -568,15 +588,22 @@ def _headers(endpoint: Endpoint, given: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _read(response: httpx2.Response) -> bytes:
+    import httpx2
+
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
         raise _BadBody(f"a body in {encoding}, which was not asked for")
     response.headers.pop("content-encoding", None)
     content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise _BadBody(f"a body of more than {MAX_RESPONSE_BYTES // 2**20} MB")
+    try:
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise _BadBody(f"a body of more than {MAX_RESPONSE_BYTES // 2**20} MB")
+    except httpx2.TransportError as error:
+        if response.status_code == 200 and not isinstance(error, httpx2.TimeoutException):
+            raise _BadBody(f"a body that was cut off ({type(error).__name__})") from None
+        raise
     return bytes(content)
 
 
@@ -594,6 +621,9 @@ class _Home:
 
     def start(self, task: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)
+
+    async def at(self, endpoint: Endpoint, ask: Callable[[Line], Awaitable[_T]]) -> _T:
+        return await ask(self.line(endpoint))
 
     def line(self, endpoint: Endpoint) -> Line:
         if endpoint not in self._lines:

@@ -113,6 +113,7 @@ class ColumnFunction:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
+        self.__name__: str = function.__name__
         self._function = function
         self.recipe = f"{function.__name__} {RECIPE} ({__version__})"
         self.__signature__ = _signature(function)

@@ -48,13 +48,13 @@ def read_answer(
     'api_refused'
     """
     text, reason = completion.text, completion.finish_reason
-    if completion.problem is not None:
-        return Reading("api_bad_answer", reason=completion.problem)
-    if reason == "content_filter":
+    cut = reason == "length"
+    if reason == "content_filter":  # its text may be null, which is a problem elsewhere
         return Reading("api_refused", reason="stopped by the endpoint's content filter")
+    if completion.problem is not None and not cut:
+        return Reading("api_bad_answer", reason=completion.problem)
     if completion.refusal is not None and not text:
         return Reading("api_refused", reason=f"refused: {redact(completion.refusal)}")
-    cut = reason == "length"
     if not text or not text.strip():
         words = "the length limit was reached before any text" if cut else "an empty answer"
         return Reading("api_truncated" if cut else "api_bad_answer", reason=words)
@@ -72,9 +72,7 @@ def read_answer(
     return Reading("ok", captions)
 
 
-def _captions(
-    text: str, regions: Sequence[int], cut: bool, parse: Parse | None
-) -> dict[int, str]:
+def _captions(text: str, regions: Sequence[int], cut: bool, parse: Parse | None) -> dict[int, str]:
     """The captions of the regions asked for, by the user's parser or the built-in one."""
     if parse is None:
         return parse_answer(text, regions, cut=cut)
@@ -190,9 +188,7 @@ class RowAnswer:
 NO_USAGE: dict[str, int | None] = {"prompt_tokens": None, "completion_tokens": None}
 
 
-def row_answer(
-    outcomes: Sequence[Outcome], count: int, *, per_region: bool = False
-) -> RowAnswer:
+def row_answer(outcomes: Sequence[Outcome], count: int, *, per_region: bool = False) -> RowAnswer:
     """Put together what was heard about a row's `count` regions in one or several dialogues.
 
     `per_region` says that each region was asked for by itself, which shapes `answer`.
@@ -229,9 +225,7 @@ def _answer(outcomes: Sequence[Outcome], per_region: bool) -> str | None:
     if not per_region:
         return "\n\n".join(texts) or None
     by_region = {
-        str(outcome.regions[0]): text
-        for outcome, text in zip(outcomes, texts, strict=True)
-        if text
+        str(outcome.regions[0]): text for outcome, text in zip(outcomes, texts, strict=True) if text
     }
     return json.dumps(by_region, ensure_ascii=False) if by_region else None
 

@@ -102,9 +102,7 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
     )
     while dialect is not None:
         reply = post_once(endpoint, wire.build_body(question, dialect, 512))
-        parameter = (
-            wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
-        )
+        parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
         if parameter is None:
             break
         yield Finding("parameter", None, f"{parameter!r} is not taken; the run does without")

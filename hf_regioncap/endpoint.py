@@ -49,8 +49,8 @@ def resolve_endpoint(options: Options, environ: Mapping[str, str] | None = None)
     True
     >>> resolve_endpoint(Options(base_url="https://api.example.com/v1"), {})
     Traceback (most recent call last):
-    hf_regioncap.errors.OptionError: api_key_env: which variable holds the key for api.example.com? \
-pass api_key_env='NAME', or api_key_env='' for an endpoint that needs none
+    hf_regioncap.errors.OptionError: api_key_env: which variable holds the key for
+    api.example.com? pass api_key_env='NAME', or api_key_env='' for an endpoint that needs none
     """
     env = os.environ if environ is None else environ
     if options.base_url == OFFLINE:

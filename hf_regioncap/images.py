@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-#: The decoders that are allowed to run. Pillow registers over forty, one of which starts Ghostscript.
+#: The decoders that may run. Pillow registers over forty, one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "TGA")
 
 #: First bytes of files that people put into image columns and that are not photos Pillow may open.
@@ -103,9 +103,7 @@ def open_picture(
     return Picture(image, "ok", None, size_wh)
 
 
-def peek_picture(
-    value: Any, *, image_root: str | os.PathLike[str] | None = None
-) -> Picture:
+def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None) -> Picture:
     """Find the size of the upright image, or why it cannot be read, without decoding it.
 
     >>> peek_picture(Image.new("L", (4, 2))).size_wh
@@ -137,7 +135,9 @@ def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def read_image_bytes(value: Any, *, image_root: str | os.PathLike[str] | None = None) -> bytes | None:
+def read_image_bytes(
+    value: Any, *, image_root: str | os.PathLike[str] | None = None
+) -> bytes | None:
     """Read the encoded bytes of a stored image, by the same rule for paths as `open_picture`.
 
     Returns None for null, for what may not be read, and for values that are not encoded (PIL,
@@ -261,7 +261,9 @@ def _foreign_format(prefix: bytes) -> str | None:
 def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
     try:
         return accept(prefix) is True
-    except Exception:  # a plugin's look at sixteen bytes of garbage may stumble; it is not its format
+    except (
+        Exception
+    ):  # a plugin's look at sixteen bytes of garbage may stumble; it is not its format
         return False
 
 

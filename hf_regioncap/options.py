@@ -77,7 +77,8 @@ class Options:
     3
     >>> Options(box_format="coco")
     Traceback (most recent call last):
-    hf_regioncap.errors.OptionError: box_format must be one of ('xywh', 'xyxy', 'cxcywh'), got 'coco'
+    hf_regioncap.errors.OptionError: box_format must be one of ('xywh', 'xyxy', 'cxcywh'), got
+    'coco'
     """
 
     image_column: str = "image"
@@ -121,7 +122,7 @@ class Options:
     model: str = "gpt-4o-mini"
     """the model's name at the endpoint"""
     base_url: str | None = None
-    """any OpenAI-compatible endpoint; None: `OPENAI_BASE_URL` or OpenAI's; `"offline"`: built in"""
+    """OpenAI-compatible address; None: `OPENAI_BASE_URL`, else OpenAI; `"offline"`: built in"""
     api_key_env: str | None = None
     """name of the variable that holds the key; None: see the contract of keys; `""`: no key"""
     concurrency: int = 32

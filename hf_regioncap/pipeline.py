@@ -42,7 +42,7 @@ from hf_regioncap.tables import Rows
 from hf_regioncap.window import Window
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+    from datasets import Dataset, Features, IterableDataset
 
     from hf_regioncap.client import Run
     from hf_regioncap.dialogue import Ask
@@ -109,7 +109,8 @@ def caption_dataset(
     """
     checked = read_options(options)
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
-    return job.over(dataset, job.caption, job.caption_stream)
+    captioned: AnyDataset = job.over(dataset, job.caption, job.caption_stream)
+    return captioned
 
 
 def retry_failed(
@@ -138,7 +139,8 @@ def retry_failed(
     """
     checked = read_options(options)
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
-    return job.over(dataset, job.retry, job.retry_stream)
+    retried: AnyDataset = job.over(dataset, job.retry, job.retry_stream)
+    return retried
 
 
 def _budget(
@@ -435,9 +437,7 @@ def _retry_plan(rows: Rows, options: Options) -> Plan:
     return make_plan(options, rows, reads_boxes=False)
 
 
-def _failed_first(
-    work: Iterable[tuple[Rows, int]], plan: Plan
-) -> Iterator[tuple[Row, Rows, int]]:
+def _failed_first(work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[tuple[Row, Rows, int]]:
     for rows, index in work:
         yield earlier_row(rows, plan, index, ALL_COLUMNS), rows, index
 
@@ -452,7 +452,8 @@ def _light_column(dataset: Dataset) -> str:
             return 2
         return 0 if isinstance(kind, Value) and kind.dtype not in ("binary", "string") else 1
 
-    return min(dataset.column_names, key=weight)
+    names: list[str] = dataset.column_names
+    return min(names, key=weight)
 
 
 def _join(dataset: Dataset, new: Dataset) -> Dataset:
@@ -561,7 +562,7 @@ class Estimate:
         cost = "unknown" if self.cost is None else f"about ${self.cost:,.2f}"
         lines = [
             f"rows:              {self.rows:,} with {self.regions:,} regions to caption",
-            f"requests to send:  {self.requests:,} ({self.stored:,} more are answered in the store)",
+            f"requests to send:  {self.requests:,} ({self.stored:,} more are in the answer store)",
             f"image tokens:      {images}",
             f"text tokens:       about {self.text_tokens:,}",
             f"answer tokens:     about {self.completion_tokens:,}",

@@ -10,8 +10,7 @@ from hf_regioncap.errors import OptionError
 
 #: The wording of DataFlow-MM's region caption pipeline, which existing data was made with.
 PROMPT = (
-    "Describe the content of each marked region in the image. "
-    "There are {count} regions: {regions}."
+    "Describe the content of each marked region in the image. There are {count} regions: {regions}."
 )
 SYSTEM_PROMPT = "You are a helpful assistant."
 #: What is added to the default prompt where labels are known.
@@ -107,9 +106,10 @@ def fill_template(
     """Fill {count}, {regions}, {labels} and any other {name} by `column(name)`.
 
     >>> fill_template(PROMPT, count=1)
-    'Describe the content of each marked region in the image. There are 1 regions: <region1> to <region1>.'
-    >>> fill_template("In {city}: {labels}", count=2, labels=["cat", "dog"], column=lambda name: "Rome")
-    'In Rome: <region1> "cat", <region2> "dog"'
+    'Describe the content of each marked region in the image. There are 1 regions:
+    <region1> to <region1>.'
+    >>> fill_template("{city}: {labels}", count=2, labels=["cat", "dog"], column=lambda _: "Rome")
+    'Rome: <region1> "cat", <region2> "dog"'
     """
     values: dict[str, str] = {
         "count": str(count),

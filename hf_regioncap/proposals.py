@@ -1,4 +1,4 @@
-"""Boxes for images that have none, found the way DataFlow-MM finds them, so that results compare."""
+"""Boxes for images that have none, found as DataFlow-MM finds them, so that results compare."""
 
 from __future__ import annotations
 

@@ -15,7 +15,14 @@ from hf_regioncap import boxes, prompts, proposals
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
 from hf_regioncap.options import OFFLINE, Options
-from hf_regioncap.overlay import Mark, crop_region, draw_regions, resolve_mark
+from hf_regioncap.overlay import (
+    Mark,
+    crop_region,
+    crop_window,
+    draw_regions,
+    region_colors,
+    resolve_mark,
+)
 from hf_regioncap.questions import Question
 from hf_regioncap.tables import Rows
 
@@ -201,9 +208,7 @@ def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
     if picture.image is None or propose is None:
         return []
     try:
-        found = (
-            _contours(row, picture) if not callable(propose) else propose(picture.image.copy())
-        )
+        found = _contours(row, picture) if not callable(propose) else propose(picture.image.copy())
         scale = picture.size_wh[0] / picture.image.width
         return [[float(edge) * scale for edge in box] for box in found]
     except Exception as error:  # a user's detector may raise anything: the row keeps the reason
@@ -259,9 +264,7 @@ def fill_prompt(row: Row, plan: Plan, rows: Rows, index: int) -> None:
     row.prompt = _filled(plan.template, "prompt", row, plan, rows, index)
 
 
-def _filled(
-    template: str, argument: str, row: Row, plan: Plan, rows: Rows, index: int
-) -> str:
+def _filled(template: str, argument: str, row: Row, plan: Plan, rows: Rows, index: int) -> str:
     return prompts.fill_template(
         template,
         count=len(row.used),
@@ -284,7 +287,7 @@ def _labels(row: Row, plan: Plan, rows: Rows, index: int) -> list[str | None]:
 
 
 def _printable(value: Any, name: str, argument: str) -> Any:
-    if isinstance(value, bytes | Mapping) or hasattr(value, "tobytes") and not hasattr(value, "item"):
+    if isinstance(value, bytes | Mapping):
         raise OptionError(f"{argument}: column {name!r} holds no text that {{{name}}} could show")
     return value
 
@@ -322,8 +325,10 @@ def check_rows(rows: Rows, plan: Plan) -> None:
             "of boxes, [[a, b, c, d], …]"
         )
     boxes.check_fit(
-        [(row, each.size_wh if each.status == "ok" else None) for row, each in
-         zip(given, peeked, strict=True)],
+        [
+            (row, each.size_wh if each.status == "ok" else None)
+            for row, each in zip(given, peeked, strict=True)
+        ],
         box_format=options.box_format,
         box_unit=options.box_unit,
         bbox_column=options.bbox_column,
@@ -367,8 +372,12 @@ def make_questions(
     if not plan.per_region:
         return [_with_boxes(whole, row, source.size_wh)]
     questions = []
-    for region, xyxy in zip(regions, used_xyxy(row, _scale(source)), strict=True):
-        crop = encode_jpeg(crop_region(source.image, xyxy, mark=plan.mark), options.quality)
+    placed = used_xyxy(row, _scale(source))
+    colors = region_colors(source.image, placed, mark=plan.mark)
+    for region, xyxy, color in zip(regions, placed, colors, strict=True):
+        # In the crop a region has the colour that it has in the whole picture.
+        mark = replace(plan.mark, colors=(color,))
+        crop = encode_jpeg(crop_region(source.image, xyxy, mark=mark), options.quality)
         images = (crop,) if options.view == "crop" else (row.image_with_bbox, crop)
         asked = replace(whole, regions=(region,), images=images)
         window = crop_window(source.image.size, xyxy)
@@ -418,10 +427,3 @@ def unasked_status(row: Row, plan: Plan) -> tuple[str, str | None]:
     if contours and not proposals.can_propose():
         return "no_boxes", NEEDS_OPENCV
     return "no_boxes", row.answer_error or "the row has no boxes"
-
-
-def crop_window(size, xyxy):
-    import numpy as np
-    from hf_regioncap import overlay
-    box = overlay._pixel_boxes(np.asarray(xyxy, dtype=np.float64).reshape(1, -1), size)[0]
-    return overlay._window(box, size, 3.0)

@@ -136,9 +136,7 @@ class Rows:
                 return f"bbox_column={name!r}"
         return None
 
-    def append(
-        self, columns: Mapping[str, pa.Array], features: Callable[[], Features]
-    ) -> Any:
+    def append(self, columns: Mapping[str, pa.Array], features: Callable[[], Features]) -> Any:
         """Give the rows back with new columns: the table with its features, or a dict."""
         if self.table is None:
             listed = {name: array.to_pylist() for name, array in columns.items()}

@@ -96,7 +96,7 @@ class Completion:
 def read_completion(body: str) -> Completion:
     """Read a response body that came with status 200; never raises.
 
-    >>> read_completion('{"choices": [{"message": {"content": "a cat"}, "finish_reason": "stop"}]}').text
+    >>> read_completion('{"choices": [{"message": {"content": "a cat"}}]}').text
     'a cat'
     >>> read_completion("<html>busy</html>").problem
     'not JSON but HTML'
@@ -109,7 +109,8 @@ def read_completion(body: str) -> Completion:
         return Completion(problem=_not_json(body))
     if not isinstance(data, dict):
         return Completion(problem=f"a JSON {type(data).__name__} is not a completion")
-    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    said = data.get("usage")
+    usage = said if isinstance(said, dict) else {}
     known = Completion(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
@@ -293,8 +294,10 @@ def next_dialect(dialect: Dialect, parameter: str) -> Dialect | None:
         return replace(dialect, form=_FORMS[rung]) if rung < len(_FORMS) else None
     if parameter in ("max_tokens", "max_completion_tokens"):
         return _next_tokens(dialect)
-    if parameter in ("temperature", "detail") and getattr(dialect, parameter):
-        return replace(dialect, **{parameter: False})
+    if parameter == "temperature" and dialect.temperature:
+        return replace(dialect, temperature=False)
+    if parameter == "detail" and dialect.detail:
+        return replace(dialect, detail=False)
     if parameter == "image_url" and dialect.image_object:
         return replace(dialect, image_object=False)
     return None

@@ -187,9 +187,7 @@ def source_of(parsed: argparse.Namespace) -> str | None:
     return str(parsed.input)
 
 
-def push(
-    dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]
-) -> str:
+def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> str:
     from hf_regioncap.publish import publish
     from hf_regioncap.recipe import make_recipe
 
@@ -221,7 +219,9 @@ def print_summary(
     for status, count in sorted(statuses.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>7,}  {status}")
     if progress is not None:
-        print(f"requests: {progress.requests:,} sent, {progress.from_store:,} from the answer store")
+        print(
+            f"requests: {progress.requests:,} sent, {progress.from_store:,} from the answer store"
+        )
         cost = "unknown" if progress.cost is None else f"${progress.cost:.4f}"
         print(
             f"tokens:   {progress.prompt_tokens:,} prompt, {progress.completion_tokens:,} "
