@@ -22,12 +22,21 @@ if TYPE_CHECKING:
         RegionCaptionError,
         StoreError,
     )
+    from hf_regioncap.exports import explode_regions
+    from hf_regioncap.gallery import show, write_gallery
     from hf_regioncap.pipeline import caption_dataset, estimate, retry_failed
+    from hf_regioncap.publish import publish
+    from hf_regioncap.review import apply_review
 
 _HOMES = {
+    "apply_review": "review",
     "caption_dataset": "pipeline",
     "estimate": "pipeline",
+    "explode_regions": "exports",
+    "publish": "publish",
     "retry_failed": "pipeline",
+    "show": "gallery",
+    "write_gallery": "gallery",
     "add_answers": "columns",
     "add_boxes": "columns",
     "add_overlays": "columns",
@@ -51,9 +60,14 @@ __all__ = [
     "add_overlays",
     "add_prompts",
     "add_region_captions",
+    "apply_review",
     "caption_dataset",
     "estimate",
+    "explode_regions",
+    "publish",
     "retry_failed",
+    "show",
+    "write_gallery",
 ]
 
 

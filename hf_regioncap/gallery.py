@@ -722,7 +722,7 @@ def _row_html(row: _Row) -> str:
     note = " · ".join(html.escape(part) for part in notes if part)
     captions = "".join(_caption_html(region, place) for place, region in enumerate(regions))
     return (
-        f'<div class="{scope}" style="display:flex;flex-wrap:wrap;gap:8px 20px;margin:8px 0 20px">'
+        f'<div class="{scope}" style="display:flex;flex-wrap:wrap;gap:8px 20px;margin:8px 0 24px">'
         f"<style>{_ties(scope, regions)}</style>{_photo_html(row)}"
         f'<div style="flex:1 1 260px;min-width:0;max-width:640px">'
         f'<p style="{_QUIET}">{note}</p>'
@@ -734,54 +734,67 @@ def _photo_html(row: _Row) -> str:
     if row.photo is None:
         return ""
     width, height = row.photo.size_wh
+    placed = [(k, region) for k, region in enumerate(row.content["regions"]) if region["box"]]
+    # Large boxes first, so that a small one can be pointed at; the numbers on top of all lines.
+    placed.sort(key=lambda each: -each[1]["box"][2] * each[1]["box"][3])
     unit = max(width, height) / 640
-    boxes = "".join(
-        _box_svg(region, place, unit)
-        for place, region in enumerate(row.content["regions"])
-        if region["box"]
-    )
+    shapes = [_box_svg(region, place, unit) for place, region in placed]
+    tags = [_tag_svg(region, place, unit) for place, region in placed if region["number"]]
+    shown = min(560, round(460 * width / height))
     return (
+        f'<div style="flex:0 1 {shown}px;min-width:min(100%,200px)">'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="photo with its boxes" '
-        f'style="flex:1 1 320px;min-width:0;max-width:min(560px,100%);max-height:560px;'
-        f'align-self:flex-start;border-radius:6px">'
+        f'style="display:block;width:100%;border-radius:6px">'
         f'<image width="{width}" height="{height}" preserveAspectRatio="none" '
-        f'href="data:image/jpeg;base64,{row.photo.jpeg}"/>{boxes}</svg>'
+        f'href="data:image/jpeg;base64,{row.photo.jpeg}"/>{"".join(shapes + tags)}</svg></div>'
     )
 
 
 def _box_svg(region: Mapping[str, Any], place: int, unit: float) -> str:
     x, y, width, height = region["box"]
-    number = region["number"]
-    shape = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="transparent"'
-    if number is None:
-        return (
-            f'{shape} stroke="#bbb" stroke-width="{unit:.2f}" stroke-dasharray="{4 * unit:.2f}"/>'
-        )
-    colour, ink = PALETTE[(number - 1) % len(PALETTE)]
-    tag_width, tag_height = (9 + 9 * len(str(number))) * unit, 18 * unit
+    shape = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="transparent" '
+    if not region["number"]:
+        stroke = f'stroke-width="{unit:.2f}" stroke-dasharray="{4 * unit:.2f}"'
+        return f'{shape}stroke="#ccc" {stroke}/>'
+    colour, _ = _colour(region["number"])
     return (
-        f'<g class="b{place}">{shape} stroke="#000" stroke-opacity=".5" '
-        f'stroke-width="{4.5 * unit:.2f}"/>{shape} stroke="{colour}" '
-        f'stroke-width="{2.5 * unit:.2f}"/>'
-        f'<rect x="{x}" y="{y}" width="{tag_width:.2f}" height="{tag_height:.2f}" fill="{colour}"/>'
-        f'<text x="{x + tag_width / 2:.2f}" y="{y + 14 * unit:.2f}" text-anchor="middle" '
-        f'fill="{ink}" font-family="sans-serif" font-weight="700" font-size="{14 * unit:.2f}">'
-        f"{number}</text></g>"
+        f'<g class="b{place}">{shape}stroke="#000" stroke-opacity=".5" '
+        f'stroke-width="{4.5 * unit:.2f}"/>'
+        f'{shape}stroke="{colour}" stroke-width="{2.5 * unit:.2f}"/></g>'
     )
 
 
-def _caption_html(region: Mapping[str, Any], place: int) -> str:
+def _tag_svg(region: Mapping[str, Any], place: int, unit: float) -> str:
     number = region["number"]
-    colour, ink = PALETTE[(number - 1) % len(PALETTE)] if number else ("#bbb", "#000")
+    x, y, *_ = region["box"]
+    colour, ink = _colour(number)
+    width, height = (9 + 9 * len(str(number))) * unit, 18 * unit
+    return (
+        f'<g class="b{place}"><rect x="{x}" y="{y}" width="{width:.2f}" height="{height:.2f}" '
+        f'fill="{colour}"/><text x="{x + width / 2:.2f}" y="{y + 14 * unit:.2f}" fill="{ink}" '
+        f'text-anchor="middle" font-family="sans-serif" font-weight="700" '
+        f'font-size="{14 * unit:.2f}">{number}</text></g>'
+    )
+
+
+def _colour(number: int) -> tuple[str, str]:
+    return PALETTE[(number - 1) % len(PALETTE)]
+
+
+def _caption_html(region: Mapping[str, Any], place: int) -> str:
+    number, caption = region["number"], region["caption"]
+    colour, ink = _colour(number) if number else ("#bdbdbd", "#000")
     words = [part for part in (region["label"], region["note"]) if part]
-    quiet = f'<span style="{_QUIET}">{html.escape(" · ".join(words))}</span><br>' if words else ""
-    caption = region["caption"]
-    text = html.escape(caption) if caption is not None else "<i style='opacity:.72'>no caption</i>"
+    lines = [f'<div style="{_QUIET}">{html.escape(" · ".join(words))}</div>'] if words else []
+    if caption is not None:
+        lines.append(f'<div dir="auto">{html.escape(caption)}</div>')
+    elif number:
+        lines.append(f'<div style="{_QUIET}"><i>no caption</i></div>')
     return (
         f'<li class="k{place}" style="display:flex;gap:8px;margin:0;padding:5px 6px;'
         f'border-radius:6px;text-align:start;overflow-wrap:anywhere">'
         f'<b style="{_CHIP};background:{colour};color:{ink}">{number or "–"}</b>'
-        f'<span dir="auto" style="flex:1;min-width:0">{quiet}{text}</span></li>'
+        f'<div style="flex:1;min-width:0">{"".join(lines)}</div></li>'
     )
 
 
@@ -789,7 +802,7 @@ def _ties(scope: str, regions: Sequence[Mapping[str, Any]]) -> str:
     """Tie each box to its caption both ways, without a script."""
     return "".join(
         f".{scope}:has(.b{place}:hover) .k{place},.{scope} .k{place}:hover"
-        f"{{background:color-mix(in srgb,{PALETTE[(region['number'] - 1) % len(PALETTE)][0]} 24%,"
+        f"{{background:color-mix(in srgb,{_colour(region['number'])[0]} 24%,"
         f"transparent)}}.{scope}:has(.k{place}:hover) g:not(.b{place}){{opacity:.15}}"
         for place, region in enumerate(regions)
         if region["number"]

@@ -807,7 +807,11 @@ function drawProgress() {
   }
   $("undo").disabled = !undoable.length;
   $("clear").disabled = !decisions.size;
-  for (const button of [$("save"), $("dock-save")]) button.disabled = !decisions.size;
+  for (const button of [$("save"), $("dock-save")]) {
+    button.disabled = !decisions.size;
+    button.classList.toggle("fresh", unsaved && decisions.size > 0);
+    button.title = unsaved ? "Save the review to a file (S); there are changes" : "Save the review to a file (S)";
+  }
   $("review").hidden = !items.length && !decisions.size;
   document.querySelector(".dock").hidden = !items.length;
   drawFacets();
@@ -926,6 +930,7 @@ function save() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   unsaved = false;
+  drawProgress();
   toast(`Saved ${count(decisions.size, "decision")}. apply_review turns the file into columns.`, false);
 }
 
@@ -1236,5 +1241,6 @@ drawProgress();
 applyFilters();
 watchRows();
 fillWhenIdle();
+if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
 })();

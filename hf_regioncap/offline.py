@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hf_regioncap.colors import to_oklab
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import open_picture
 
@@ -117,23 +118,6 @@ _FAMILY_OF_NAME = np.array([_FAMILIES.index(_FAMILY[name]) for name in _NAMES])
 #: Lightness counts 1, the two colour axes 2.2 each: hue decides a name more than lightness does.
 _NAMING_WEIGHTS = np.array([1.0, 2.2, 2.2])
 
-# Björn Ottosson, "A perceptual color space for image processing" (2020): linear sRGB to cone
-# responses, and their cube roots to lightness (0..1) and two opponent axes.
-_SRGB_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LMS_TO_OKLAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
-
 
 def color_name(rgb: Sequence[int]) -> str:
     """Name an sRGB colour (three values 0-255), the nearest of a small table in Oklab.
@@ -157,25 +141,16 @@ class _ColorTables(NamedTuple):
 def _color_tables() -> _ColorTables:
     """Name all bins once (about 50 ms), so that a pixel's name is one lookup."""
     levels = np.arange(32) * (255 / 31)
-    oklab = _to_oklab(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1))
+    oklab = to_oklab(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1))
     bins = oklab.reshape(-1, 3) * _NAMING_WEIGHTS
     nearest, name_of = np.full(len(bins), np.inf), np.zeros(len(bins), np.uint8)
     for index, samples in enumerate(_SAMPLES.values()):
         for sample in samples.split():
-            center = _to_oklab(np.array(list(bytes.fromhex(sample)))) * _NAMING_WEIGHTS
+            center = to_oklab(np.array(list(bytes.fromhex(sample)))) * _NAMING_WEIGHTS
             distance = np.square(bins - center).sum(axis=1)
             closer = distance < nearest
             nearest[closer], name_of[closer] = distance[closer], index
     return _ColorTables(name_of, oklab.reshape(-1, 3)[:, 0].astype(np.float32))
-
-
-def _to_oklab(rgb: NDArray[Any]) -> Floats:
-    value = rgb / 255.0
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    # einsum, not @: this may run in a forked child, where a BLAS with threads is not at home.
-    lms = np.cbrt(np.einsum("...c,lc->...l", linear, _SRGB_TO_LMS))
-    oklab: Floats = np.einsum("...l,kl->...k", lms, _LMS_TO_OKLAB)
-    return oklab
 
 
 def _color_bins(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -112,9 +112,9 @@ class Options:
     prompt_column: str | None = None
     """a column with the user's own prompt per row, sent as it is"""
     caption_style: str | None = None
-    """`"phrase"`, `"sentence"`, `"detailed"`, `"distinct"`: added to the request, not to `prompt`"""
+    """`"phrase"`, `"sentence"`, `"detailed"`, `"distinct"`: goes with the request, not in `prompt`"""
     language: str | None = None
-    """language of the captions, e.g. `"German"`: added to the request, not to `prompt`"""
+    """language of the captions, e.g. `"German"`: goes with the request, not in `prompt`"""
     view: str = "overlay"
     """`"overlay"` (one request per image), `"crop"` or `"both"` (one request per region)"""
     mark: str | Mapping[str, Any] = "box"
@@ -185,7 +185,7 @@ class Options:
             raise OptionError("prompt and prompt_column exclude each other: pass one of them")
         if self.label_names is not None and self.label_column is None:
             raise OptionError("label_names needs label_column, the column of the int labels")
-        from hf_regioncap.overlay import resolve_mark
+        from hf_regioncap.marks import resolve_mark
 
         resolve_mark(self.mark)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_regioncap.errors import OptionError
+from hf_regioncap.marks import mark_as_dict, resolve_mark
 from hf_regioncap.options import OFFLINE, OPENAI_URL, OptionKwargs, Options
-from hf_regioncap.overlay import mark_as_dict, resolve_mark
 from hf_regioncap.prompts import SYSTEM_PROMPT, prompt_template
 
 #: What says nothing of the data, only of where and how fast it was made, or may hold a key.

@@ -12,17 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_regioncap import boxes, prompts, proposals
+from hf_regioncap.crops import crop_region, crop_window
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
+from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
-from hf_regioncap.overlay import (
-    Mark,
-    crop_region,
-    crop_window,
-    draw_regions,
-    region_colors,
-    resolve_mark,
-)
+from hf_regioncap.overlay import draw_regions, region_colors
 from hf_regioncap.questions import Question
 from hf_regioncap.tables import Rows
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import mmap
 import os
 import sqlite3
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -46,6 +48,7 @@ _GROUP_SECONDS = 0.010
 _FOLD_BYTES = 4 << 20  # so long may the log become before it is folded into the file
 _MAX_CONNECTIONS = 8
 _CHUNK = 200
+_BUSY_SECONDS = 0.5  # so long SQLite waits for a lock at a time: Ctrl-C is not heard meanwhile
 
 _CREATE = """
 CREATE TABLE answers (
@@ -67,6 +70,10 @@ _INSERT = f"INSERT INTO answers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NEW = (
     f"INSERT INTO answers ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
     "WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = ? AND digest = ?)"
+)
+_COUNT = (
+    "SELECT model, status, count(*), total(prompt_tokens), total(completion_tokens), "
+    "min(created), max(created) FROM answers GROUP BY model, status ORDER BY 1, 2"
 )
 _WAYS_OUT = (
     "Pass answer_store= another path, set HF_REGIONCAP_HOME to another folder, "
@@ -190,7 +197,7 @@ class AnswerStore:
         rows: list[_Row] = []
         with self._file.lease(self._patience) as connection:
             for start in range(0, len(stored), _CHUNK):
-                rows += _rows_of(connection, stored[start : start + _CHUNK])
+                rows += _rows_of(connection, self._patience, stored[start : start + _CHUNK])
         by_key: dict[bytes, list[StoredAnswer]] = {}
         whole = [row for row in rows if _is_whole(row)]
         for row in whole:
@@ -218,11 +225,10 @@ class AnswerStore:
     def summary(self) -> StoreSummary:
         """Count what the store holds; it must exist."""
         with self._file.lease(self._patience, readonly=True) as connection:
-            groups = connection.execute(
-                "SELECT model, status, count(*), total(prompt_tokens), total(completion_tokens), "
-                "min(created), max(created) FROM answers GROUP BY model, status ORDER BY 1, 2"
-            ).fetchall()
-            questions = connection.execute("SELECT count(DISTINCT key) FROM answers").fetchone()[0]
+            groups = _fetch(connection, self._patience, _COUNT)
+            questions = _fetch(
+                connection, self._patience, "SELECT count(DISTINCT key) FROM answers"
+            )[0][0]
         return StoreSummary(
             path=self.path,
             answers=sum(group[2] for group in groups),
@@ -241,9 +247,9 @@ class AnswerStore:
         problems: list[str] = []
         try:
             with self._file.lease(self._patience, readonly=True) as connection:
-                for (line,) in connection.execute("PRAGMA integrity_check").fetchall():
+                for (line,) in _fetch(connection, self._patience, "PRAGMA integrity_check"):
                     problems += [] if line == "ok" else line.splitlines()
-                for row_id, row in _all_rows(self.path, connection):
+                for row_id, row in _all_rows(self.path, connection, self._patience):
                     proven = _is_whole(row)
                     whole += proven
                     problems += [] if proven else [f"row {row_id} does not match its digest"]
@@ -258,7 +264,9 @@ class AnswerStore:
         there and `raw_bytes` has the exact text (UTF-8, surrogates passed through).
         """
         with self._file.lease(self._patience, readonly=True) as connection:
-            return _write_parquet(Path(path), _proven(self.path, _all_rows(self.path, connection)))
+            return _write_parquet(
+                Path(path), _proven(self.path, _all_rows(self.path, connection, self._patience))
+            )
 
     def merge(self, other: str | os.PathLike[str]) -> int:
         """Add the answers of another store, or of an exported Parquet file; return how many.
@@ -345,17 +353,25 @@ def _answer(row: _Row) -> StoredAnswer:
 # SQL on an open connection.
 
 
-def _rows_of(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[_Row]:
+def _fetch(
+    connection: sqlite3.Connection, patience: float, sql: str, values: Sequence[Any] = ()
+) -> list[_Row]:
+    return _patiently(patience, lambda: connection.execute(sql, values).fetchall())
+
+
+def _rows_of(connection: sqlite3.Connection, patience: float, keys: Sequence[bytes]) -> list[_Row]:
     marks = ", ".join("?" * len(keys))
     sql = f"SELECT {_COLUMNS} FROM answers WHERE key IN ({marks}) ORDER BY created, id"
-    return connection.execute(sql, keys).fetchall()
+    return _fetch(connection, patience, sql, keys)
 
 
-def _all_rows(path: Path, connection: sqlite3.Connection) -> Iterator[tuple[int, _Row]]:
+def _all_rows(
+    path: Path, connection: sqlite3.Connection, patience: float
+) -> Iterator[tuple[int, _Row]]:
     """Every (id, row), read in short transactions, so that writers' logs can be folded in."""
     sql = f"SELECT id, {_COLUMNS} FROM answers WHERE id > ? ORDER BY id LIMIT {_CHUNK}"
     last = 0
-    while rows := connection.execute(sql, (last,)).fetchall():
+    while rows := _fetch(connection, patience, sql, (last,)):
         if rows[-1][0] <= last:
             raise _DamagedError(_damage_words(path, f"row {rows[-1][0]} is out of order"))
         for row_id, *row in rows:
@@ -478,12 +494,11 @@ class _File:
             self.changed.wait_for(lambda: not self.frozen and len(self.leased) < _MAX_CONNECTIONS)
             self._look_again()
             if readonly:
-                connection = _connect_readonly(self.path, patience)
+                connection = _connect_readonly(self.path)
             elif self.idle:
                 connection = self.idle.pop()
-                connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
             else:
-                connection = _patiently(patience, lambda: self._connect(patience))
+                connection = _patiently(patience, self._connect)
             self.inode = _inode(self.path)
             self.leased[connection] = _Lease(threading.get_ident(), self.inode)
             return connection
@@ -498,13 +513,13 @@ class _File:
         # process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
         _refuse_other_files(self.path)
 
-    def _connect(self, patience: float) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         if self.journal:
-            connection = _connect(self.path, patience)
+            connection = _connect(self.path)
             _use_journal(connection, self.journal)
             return connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.journal, connection = _first_connection(self.path, patience)
+        self.journal, connection = _first_connection(self.path)
         return connection
 
     def _give_back(self, connection: sqlite3.Connection, keep: bool) -> None:
@@ -614,9 +629,11 @@ class _File:
             return
         # What was committed is in the log, whatever comes of this: a later one tries again.
         with contextlib.suppress(sqlite3.Error):
-            # Somebody who reads for long must not hold up all writers for long.
+            # Others commit in a millisecond: this waits for them, but not for a reader who takes
+            # long, as it holds up all writers meanwhile.
             connection.execute("PRAGMA busy_timeout = 2000")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
         self.fold_at = _size(log) + _FOLD_BYTES
 
 
@@ -679,27 +696,27 @@ class _DamagedError(StoreError):
     """A store whose bytes are not what was written."""
 
 
-def _first_connection(path: Path, patience: float) -> tuple[str, sqlite3.Connection]:
+def _first_connection(path: Path) -> tuple[str, sqlite3.Connection]:
     """Create the file if need be, find out which journal works here, and write with it."""
     refusal: sqlite3.OperationalError | None = None
     if not _on_network(path):
         try:
-            return "WAL", _connect_and_write(path, patience, "WAL")
+            return "WAL", _connect_and_write(path, "WAL")
         except sqlite3.OperationalError as error:
             if _code(error) not in (*_NO_PLACE, sqlite3.SQLITE_IOERR):
                 raise
             refusal = error
     try:
-        _leave_wal(path, patience)
-        connection = _connect_and_write(path, patience, "TRUNCATE")
+        _leave_wal(path)
+        connection = _connect_and_write(path, "TRUNCATE")
     except sqlite3.OperationalError as error:
         raise refusal or error from None
     logger.info("no write-ahead log for the answer store in %s: rollback journal", path.parent)
     return "TRUNCATE", connection
 
 
-def _connect_and_write(path: Path, patience: float, journal: str) -> sqlite3.Connection:
-    connection = _connect(path, patience)
+def _connect_and_write(path: Path, journal: str) -> sqlite3.Connection:
+    connection = _connect(path)
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
             _create_table(connection)
@@ -711,9 +728,13 @@ def _connect_and_write(path: Path, patience: float, journal: str) -> sqlite3.Con
     return connection
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
+def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path, timeout=patience, isolation_level=None, check_same_thread=False
+        path,
+        uri=isinstance(path, str),
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,  # see _File: one thread at a time
     )
     connection.text_factory = _lenient_text
     return connection
@@ -726,7 +747,7 @@ def _use_journal(connection: sqlite3.Connection, journal: str) -> None:
     connection.execute(f"PRAGMA synchronous = {'FULL' if used == 'wal' else 'EXTRA'}")
 
 
-def _leave_wal(path: Path, patience: float) -> None:
+def _leave_wal(path: Path) -> None:
     """Turn a file with a log into one without, also where the log's shared memory fails.
 
     With the file to itself, SQLite keeps the log's index in memory of its own
@@ -734,7 +755,7 @@ def _leave_wal(path: Path, patience: float) -> None:
     """
     if not _size(path):
         return
-    connection = _connect(path, patience)
+    connection = _connect(path)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = TRUNCATE")
@@ -742,17 +763,13 @@ def _leave_wal(path: Path, patience: float) -> None:
         connection.close()
 
 
-def _connect_readonly(path: Path, patience: float) -> sqlite3.Connection:
+def _connect_readonly(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StoreError(f"there is no answer store at {path}")
     uri = f"{path.as_uri()}?mode=ro"
     if not os.access(path.parent, os.W_OK) and not _size(_wal(path)):
         uri += "&immutable=1"  # else SQLite would make files beside it
-    connection = sqlite3.connect(
-        uri, uri=True, timeout=patience, isolation_level=None, check_same_thread=False
-    )
-    connection.text_factory = _lenient_text
-    return connection
+    return _connect(uri)
 
 
 def _lenient_text(stored: bytes) -> str:
@@ -972,7 +989,7 @@ class _Source:
             return
         try:
             with self._file.lease(self._patience, readonly=True) as connection:
-                rows = _proven(self.path, _all_rows(self.path, connection))
+                rows = _proven(self.path, _all_rows(self.path, connection, self._patience))
                 yield from _in_chunks(rows, _CHUNK, 8 << 20)
         except _DamagedError as error:
             yield from self._damaged(error)
@@ -1011,26 +1028,26 @@ def _carve(path: Path, ids: set[int]) -> Iterator[_Row]:
 
     A row may come more than once: pages of the log are newer copies of the file's.
     """
-    pages = _pages(path)
-    newest = dict(pages)
-    for _, page in pages:
-        for row_id, payload in _leaf_cells(page, newest):
+    data, log = (memoryview(_mapped(each)) for each in (path, _wal(path)))
+    newest = dict(_log_pages(log))
+
+    def page(number: int) -> memoryview:
+        return newest.get(number, data[(number - 1) * _PAGE_SIZE : number * _PAGE_SIZE])
+
+    of_file = (data[at : at + _PAGE_SIZE] for at in range(0, len(data), _PAGE_SIZE))
+    of_log = (page for _, page in _log_pages(log))
+    for leaf in itertools.chain(of_file, of_log):
+        for row_id, payload in _leaf_cells(leaf, page, len(data) + len(log)):
             row = _record(payload)
             if _is_whole(row):
                 ids.add(row_id)
                 yield row
 
 
-def _pages(path: Path) -> list[tuple[int, memoryview]]:
-    """(number, page) of the file, then of its log from the oldest to the newest."""
-    data, log = (memoryview(_mapped(each)) for each in (path, _wal(path)))
-    pages = [
-        (at // _PAGE_SIZE + 1, data[at : at + _PAGE_SIZE]) for at in range(0, len(data), _PAGE_SIZE)
-    ]
-    for at in range(32, len(log), 24 + _PAGE_SIZE):
-        number = int.from_bytes(log[at : at + 4], "big")
-        pages.append((number, log[at + 24 : at + 24 + _PAGE_SIZE]))
-    return pages
+def _log_pages(log: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, page) of each frame of a write-ahead log, from the oldest to the newest."""
+    for at in range(32, len(log) - 24, 24 + _PAGE_SIZE):
+        yield _number(log, at, 4), log[at + 24 : at + 24 + _PAGE_SIZE]
 
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
@@ -1040,30 +1057,33 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _leaf_cells(page: memoryview, pages: Mapping[int, memoryview]) -> Iterator[tuple[int, bytes]]:
+def _leaf_cells(
+    leaf: memoryview, page: Callable[[int], memoryview], limit: int
+) -> Iterator[tuple[int, bytes]]:
     """(row id, payload) of each cell of a table's leaf page; nothing for any other page."""
-    if len(page) < 8 or page[0] != 0x0D:
+    if len(leaf) < 8 or leaf[0] != 0x0D:
         return
-    for place in range(8, 8 + 2 * _number(page, 3, 2), 2):
-        with contextlib.suppress(IndexError):  # a damaged page points beyond itself
-            size, at = _varint(page, _number(page, place, 2))
-            row_id, at = _varint(page, at)
-            yield row_id, _payload(page, at, size, pages)
+    with contextlib.suppress(IndexError):  # a damaged page points beyond itself
+        for place in range(8, 8 + 2 * _number(leaf, 3, 2), 2):
+            start = _number(leaf, place, 2)
+            with contextlib.suppress(IndexError):
+                size, at = _varint(leaf, start)
+                row_id, at = _varint(leaf, at)
+                yield row_id, _payload(leaf, at, min(size, limit), page)
 
 
-def _payload(page: memoryview, at: int, size: int, pages: Mapping[int, memoryview]) -> bytes:
+def _payload(leaf: memoryview, at: int, size: int, page: Callable[[int], memoryview]) -> bytes:
     """A cell's content: what lies in its page, then what lies in the chain of overflow pages."""
-    least = (_PAGE_SIZE - 12) * 32 // 255 - 23
-    here = least + (size - least) % (_PAGE_SIZE - 4)
-    if size <= _PAGE_SIZE - 35:
-        here = size
-    elif here > _PAGE_SIZE - 35:
-        here = least
-    parts, left = [bytes(page[at : at + here])], size - here
-    follow = _number(page, at + here, 4) if left else 0
-    while left > 0 and len(parts) <= len(pages):
-        overflow = pages.get(follow, page[:0])
-        parts.append(bytes(overflow[4 : 4 + left]))
+    most, least = _PAGE_SIZE - 35, (_PAGE_SIZE - 12) * 32 // 255 - 23
+    here = size
+    if size > most:
+        here = least + (size - least) % (_PAGE_SIZE - 4)
+        here = here if here <= most else least
+    parts, left = [leaf[at : at + here]], size - here
+    follow = _number(leaf, at + here, 4) if left else 0
+    while left > 0:
+        overflow = page(follow)
+        parts.append(overflow[4 : 4 + left])
         follow, left = _number(overflow, 0, 4), left - (_PAGE_SIZE - 4)
     return b"".join(parts)
 
@@ -1130,9 +1150,10 @@ def store_cli(argv: Sequence[str] | None = None) -> int:
     try:
         outcome: tuple[list[str], int] = args.command(args)
     except (StoreError, OptionError) as error:
-        outcome = [f"error: {error}"], 2
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        return 2
     lines, status = outcome
-    print("\n".join(lines))  # noqa: T201 - the command line's own output
+    print("\n".join(lines))  # noqa: T201 - this is the command line
     return status
 
 

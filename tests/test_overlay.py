@@ -9,19 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_regioncap import overlay
+from hf_regioncap import colors, overlay
+from hf_regioncap import labels as places
+from hf_regioncap.crops import crop_region, crop_window
 from hf_regioncap.errors import OptionError
-from hf_regioncap.overlay import (
-    MARKS,
-    PALETTE,
-    Mark,
-    crop_region,
-    crop_window,
-    draw_regions,
-    mark_as_dict,
-    region_colors,
-    resolve_mark,
-)
+from hf_regioncap.marks import MARKS, PALETTE, Mark, mark_as_dict, resolve_mark
+from hf_regioncap.overlay import draw_regions, region_colors
 
 PRESETS = tuple(MARKS)
 TWO = [[60, 60, 260, 220], [350, 200, 600, 440]]
@@ -410,9 +403,9 @@ COLOR_BLINDNESS = {
     [("none", 0.17), ("protanopia", 0.09), ("deuteranopia", 0.09), ("tritanopia", 0.09)],
 )
 def test_palette_stays_apart_for_the_colour_blind(kind: str, least: float) -> None:
-    linear = overlay._LINEAR[np.array([overlay._rgb(color) for color in PALETTE])]
+    linear = colors.LINEAR[np.array([colors.parse_color(color) for color in PALETTE])]
     seen = (linear @ np.array(COLOR_BLINDNESS[kind]).T).clip(0, 1)
-    lab = np.cbrt(seen @ overlay._TO_LMS) @ overlay._TO_LAB
+    lab = np.cbrt(seen @ colors._TO_LMS.T) @ colors._TO_LAB.T
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + np.eye(len(PALETTE))
     assert apart.min() >= least
 
@@ -448,11 +441,11 @@ def test_lines_are_cased(color: str, casing: int) -> None:
 def place(boxes: np.ndarray, size_wh: tuple[int, int], **options: object) -> np.ndarray:
     label_wh = np.array([(20 if k < 9 else 28, 20) for k in range(len(boxes))]).reshape(-1, 2)
     frames = np.rint(boxes).astype(np.int64).reshape(-1, 4)
-    return overlay._place_labels(frames, label_wh, size_wh, **options)  # type: ignore[arg-type]
+    return places.place_labels(frames, label_wh, size_wh, **options)  # type: ignore[arg-type]
 
 
 def overlaps(rects: np.ndarray) -> int:
-    shared = overlay._overlap(rects[:, None].astype(float), rects.astype(float))
+    shared = places.overlap(rects[:, None].astype(float), rects.astype(float))
     return int((np.triu(shared, 1) > 0).sum())
 
 
@@ -497,7 +490,7 @@ def test_labels_stay_inside_even_where_they_do_not_fit() -> None:
 def test_a_label_touches_its_frame(size: tuple[int, int], corner: tuple[int, int]) -> None:
     frame = np.array([[*corner, corner[0] + size[0], corner[1] + size[1]]], dtype=float)
     (label,) = place(frame, (640, 480)).astype(float)
-    assert overlay._leader(tuple(label), tuple(frame[0])) is None
+    assert places.leader(tuple(label), tuple(frame[0])) is None
 
 
 def test_labels_keep_off_small_boxes() -> None:
@@ -505,7 +498,7 @@ def test_labels_keep_off_small_boxes() -> None:
     small = [[100.0 + 14 * k, 80, 110 + 14 * k, 95] for k in range(6)]
     boxes = np.array([[100.0, 100, 300, 250], *small])
     labels = place(boxes, (640, 480)).astype(float)
-    assert overlay._overlap(labels[:, None], boxes[1:]).sum() == 0
+    assert places.overlap(labels[:, None], boxes[1:]).sum() == 0
     assert overlaps(labels) == 0
 
 
@@ -518,10 +511,10 @@ def test_leader_lines_run_clear_of_other_labels(
     left = [200.0 + k * step for k in range(count)]
     frames = [(x, 150.0, x + size[0], 150.0 + size[1]) for x in left]
     labels = [tuple(label) for label in place(np.array(frames), (640, 480)).tolist()]
-    lines = [overlay._along_leader(*pair) for pair in zip(labels, frames, strict=True)]
+    lines = [places.along_leader(*pair) for pair in zip(labels, frames, strict=True)]
     assert any(lines)
     for k, line in enumerate(lines):
-        assert all(overlay._is_free(bit, labels[:k] + labels[k + 1 :]) for bit in line)
+        assert all(places.is_free(bit, labels[:k] + labels[k + 1 :]) for bit in line)
 
 
 def test_corner_and_center_are_taken_where_asked() -> None:

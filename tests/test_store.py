@@ -350,6 +350,46 @@ def test_a_group_that_cannot_be_committed_fails_for_each_and_is_not_half_there(
     store.close()
 
 
+def test_ctrl_c_in_the_thread_that_commits_for_others(path: Path) -> None:
+    """The main thread leads a group that waits for a locked file when Ctrl-C comes."""
+    store = AnswerStore(path, busy_timeout=30)
+    store.open()
+    threads = [
+        threading.Thread(target=store.put, args=(key_of(n), answer_of(n))) for n in range(10)
+    ]
+    with start_writer("hold", path) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        threads[0].start()
+        time.sleep(0.2)
+        later = [threading.Timer(0.3, thread.start) for thread in threads[1:]]
+        interrupt = threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGINT))
+        for timer in (*later, interrupt):
+            timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            store.put(key_of(10), answer_of(10))
+        for timer in later:
+            timer.join()
+        child.communicate()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert numbers_in(store, range(10)) == set(range(10))
+    store.close()
+
+
+def test_ctrl_c_while_a_locked_file_is_waited_for(path: Path) -> None:
+    AnswerStore(path).open()
+    with start_writer("hold", path) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            AnswerStore(path, busy_timeout=100).open()
+        assert time.monotonic() - start < 50  # not until the lock is given up on
+        child.communicate()
+
+
 def test_one_bad_answer_does_not_take_its_neighbours_along(store: AnswerStore) -> None:
     threads = [
         threading.Thread(target=store.put, args=(key_of(n), answer_of(n))) for n in range(20)
@@ -985,7 +1025,7 @@ def test_the_command_line_uses_the_default_store(
 ) -> None:
     monkeypatch.setenv("HF_REGIONCAP_HOME", str(tmp_path))
     assert store_cli(["show"]) == 2
-    assert f"there is no answer store at {tmp_path}" in capsys.readouterr().out
+    assert f"there is no answer store at {tmp_path}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     fill(AnswerStore(default_store_path()), range(2))
     assert store_cli(["export", str(tmp_path / "out.parquet")]) == 0
@@ -1000,7 +1040,7 @@ def test_the_command_line_tells_damage(whole: Path, capsys: pytest.CaptureFixtur
     assert store_cli(["merge", str(whole.with_name("new")), str(whole)]) == 1
     assert "at least 1 answers are lost" in capsys.readouterr().out
     assert store_cli(["export", str(whole), str(whole.with_name("out"))]) == 2
-    assert "store merge" in capsys.readouterr().out
+    assert "store merge" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [[], ["drop"], ["merge"], ["export"]])
