@@ -42,6 +42,7 @@ def parse_answer(answer: str, regions: Sequence[int], *, cut: bool = False) -> d
     {1: 'a cat'}
     """
     text = _clean(answer)
+    text, cut = text[:_MOST_TEXT], cut or len(text) > _MOST_TEXT
     asked = list(dict.fromkeys(regions))
     found = _from_json(text, asked)
     if found is None:
@@ -137,6 +138,8 @@ def _after_thinking(text: str) -> str:
     return text[pos:]
 
 
+_MOST_TEXT = 250_000  # characters; what comes after is not read
+_MOST_MARKS = 5_000  # nor what comes after so many marks or JSON values
 _SAYS_NOTHING = {"n/a", "na", "none", "null", "nil", "undefined"}
 
 
@@ -186,6 +189,7 @@ class _Found(NamedTuple):
 
 
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+_STOPS = {closing: re.compile(rf"[\\{closing}]") for closing in _QUOTES.values()}
 _QUOTED = r"""["'“‘]((?:\\.|[^"“”\n\\]){1,80}?)["'”’]\s*+[:：]"""
 _BARE = r"[<\[]?\w[\w .\#-]{0,40}[>\]]?\s*+[:：]"
 _KEY = re.compile(rf"{_QUOTED}|(?P<bare>{_BARE})")
@@ -213,7 +217,7 @@ _MAX_DEPTH = 12
 def _json_values(text: str) -> list[_Found]:
     """Find the JSON values of a text, left to right, in one pass over it."""
     found, pos = [], 0
-    while start := _START.search(text, pos):
+    while len(found) < _MOST_MARKS and (start := _START.search(text, pos)):
         reader = _JsonReader(text, start.start())
         value = reader.value()
         pos = max(reader.pos, start.end())
@@ -275,7 +279,7 @@ class _JsonReader:
     def _string(self, after: re.Pattern[str]) -> str | None:
         opening = self.text[self.pos]
         closing = _QUOTES[opening]
-        stop = re.compile(rf"[\\{closing}]")
+        stop = _STOPS[closing]
         start = self.pos = self.pos + 1
         while found := stop.search(self.text, self.pos):
             self.pos = found.end() + (found[0] == "\\")
@@ -520,7 +524,6 @@ _JOINT = re.compile(
 )
 _OPENER = re.compile(r"(\*{1,3}|_{1,3})[<\[(`\"'“]*$")
 _REACH = 90  # how far before a mark its sentence or line is looked for
-_MOST_MARKS = 5_000  # what comes after so many is not read
 _STARTS = ("label", "subject")
 
 
@@ -824,13 +827,13 @@ def _lone(text: str) -> str | None:
 # What may come before the refusal itself, or stand alone beside it.
 _POLITE_START = re.compile(
     r"""(?:(?:(?P<sorry>i(?:'m|[ ]am)[ ](?:\w+[ ])?sorry|i[ ]apologi[sz]e|my[ ]apologies|es[ ]tut[ ]mir[ ](?:\w+[ ])?leid
-      |je[ ]suis[ ](?:\w+[ ])?désolée?|lo[ ]siento(?:[ ]mucho)?|lo[ ]lamento|mi[ ]dispiace
+      |je[ ]suis[ ](?:\w+[ ])?désolée?|lo[ ]siento(?:[ ]mucho)?|lo[ ]lamento
       |(?:很|非常|实在|十分)?(?:抱歉|对不起|對不起)|(?:大変|誠に)?申し訳(?:あり|ござい)ません(?:が)?)
-     |sorry|tut[ ]mir[ ](?:\w+[ ])?leid|entschuldigung|désolée?|pardon|desculpe|sinto[ ]muito|lamento|spiacente
-     |不好意思|遗憾的是|すみません(?:が)?|恐れ入りますが|残念ながら|私は|죄송합니다만?|죄송하지만|извините|простите
+     |sorry|tut[ ]mir[ ](?:\w+[ ])?leid|entschuldigung|désolée?|pardon
+     |不好意思|遗憾的是|すみません(?:が)?|恐れ入りますが|残念ながら|私は
      |for[ ](?:the[ ]|any[ ])?(?:inconvenience|confusion|misunderstanding)|about[ ]that
      |unfortunately|regrettably|however|but|also|i'm[ ]afraid(?:[ ]that)?|at[ ]this[ ]time|leider|jedoch
-     |malheureusement|lamentablemente|desafortunadamente|infelizmente|purtroppo|к[ ]сожалению|aber|mais|pero|但是?
+     |malheureusement|lamentablemente|desafortunadamente|aber|mais|pero|但是?
      |as[ ]an?[ ](?:\w+[ ]){0,3}(?:ai|model|assistant)\b[^,.\n]{0,60}|i(?:'m|[ ]am)[ ](?:just[ ])?an[ ]ai\b[^,.\n]{0,40}
      |als[ ](?:\w+[ -])?ki\b[^,\n]{0,30}?(?=,|[ ]kann)|en[ ]tant[ ]qu[e'][^,\n]{0,60}|como[ ](?:modelo|ia|asistente|una?[ ]ia)[^,\n]{0,60}
      |作为(?:一个|一名)?(?:ai|人工智能|语言模型|大模型)[^，,\n]{0,20}|aiとして
@@ -864,15 +867,11 @@ _REFUSING = re.compile(
       |reconnaître|traiter|mesure|capable|faire|autorisé|déterminer)
     |(?:yo[ ])?no[ ](?:puedo|me[ ]es[ ]posible|soy[ ]capaz|estoy[ ](?:autorizado|capacitado)|tengo)\b.{{0,60}}
       (?:ayudar|identificar|describir|responder|proporcionar|asistir|reconocer|procesar|hacer|cumplir|ofrecer)
-    |(?:eu[ ])?não[ ](?:posso|consigo|sou[ ]capaz)\b.{{0,60}}(?:ajudar|identificar|descrever|responder|fornecer)
-    |non[ ](?:posso|sono[ ]in[ ]grado)\b.{{0,60}}(?:aiutar|identificare|descrivere|rispondere|fornire)
-    |я[ ]не[ ](?:могу|в[ ]состоянии)\b.{{0,40}}(?:помочь|определить|идентифицировать|описать|ответить|распознать)
     |(?:我|目前我?|暂时|對此)(?:[^，。\n]{{0,8}})(?:无法|不能|无权|没有办法|無法).{{0,30}}(?:识别|辨认|提供|协助|帮助|帮|描述|回答
       |满足|完成|处理|查看|继续|讨论|分析|確認|识別|識別|協助|幫助|滿足|處理|确定)
     |(?:无法|不能|無法)(?:为您|对此|對此)?(?:识别|辨认|提供|协助|帮助|描述|回答|满足|处理|識別|協助|幫助)[^的]{{0,40}}$
     |(?:この(?:画像|写真|リクエスト|内容|人物|質問)|その|ご|お|画像)?.{{0,60}}(?:特定|識別|説明|回答|お答え|お手伝い|対応|支援
       |提供|記述|お応え)(?:する(?:こと)?)?[はがを]?(?:でき|いたしかね|致しかね|しかね)(?:ません|ます)
-    |.{{0,60}}(?:도와|도움|식별|설명|제공|답변).{{0,12}}(?:수[ ]?(?:가[ ]|는[ ])?없|어렵)
     )""",
     re.I | re.X,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,10 @@ def caption_rows(
         row, questions = prepare_row(*item, plan)
         return ask(row, plan, questions, run)
 
+    run = run.another()  # a stream is read more than once, and left early
     active = 2 * plan.options.concurrency + 8
     with Window(work, begin, active=active, ahead=ahead) as window:
-        yield from _checked(window, plan, run)
+        yield from _checked(window, plan, lambda: run)
 
 
 def answer_rows(
@@ -110,7 +112,7 @@ def answer_rows(
         return ask(row, plan, questions, run)
 
     with Window(work, begin, active=len(work) + 1, ahead=len(work) + 1) as window:
-        yield from _checked(window, plan, run)
+        yield from _checked(window, plan, lambda: run)
 
 
 def retry_rows(
@@ -125,17 +127,22 @@ def retry_rows(
     Of a row that has some captions only the missing regions are asked for. `run` is called when
     the first request is needed: a dataset without failures needs no endpoint.
     """
+    opened: list[Run] = []
+    opening = threading.Lock()  # rows begin on several threads
 
     def begin(item: tuple[Row, Rows, int]) -> Future[Row] | Row:
         row, rows, index = item
         if row.answer_status not in FAILED:
             return row
         picture = functools.partial(read_picture, plan, rows, index)
-        return ask(row, plan, make_questions(row, plan, rows, index, picture), run())
+        questions = make_questions(row, plan, rows, index, picture)
+        with opening:
+            opened[:] = opened or [run().another()]
+        return ask(row, plan, questions, opened[0])
 
     active = 2 * plan.options.concurrency + 8
     with Window(work, begin, active=active, ahead=ahead) as window:
-        yield from _checked(window, plan, None)
+        yield from _checked(window, plan, lambda: opened[0] if opened else None)
 
 
 def ask(row: Row, plan: Plan, questions: Sequence[Question], run: Run | None) -> Future[Row] | Row:
@@ -202,7 +209,9 @@ def _before(row: Row, before: Outcome) -> Outcome:
     return before
 
 
-def _checked(window: Window[Any, Row], plan: Plan, run: Run | None) -> Iterator[Row]:
+def _checked(
+    window: Window[Any, Row], plan: Plan, opened: Callable[[], Run | None]
+) -> Iterator[Row]:
     """Hand rows on; where the run stops, those in flight are heard and kept first."""
     raising = plan.options.on_error == "raise"
     try:
@@ -213,10 +222,10 @@ def _checked(window: Window[Any, Row], plan: Plan, run: Run | None) -> Iterator[
                 )
             yield row
     except Exception:
-        if run is not None:
+        if (run := opened()) is not None:
             run.drain()
         raise
     except BaseException:  # Ctrl-C, or whoever takes the rows has left: nothing more is sent
-        if run is not None:
+        if (run := opened()) is not None:
             run.stop(EndpointError("the run was interrupted"))
         raise

@@ -221,8 +221,6 @@ def _type_words(feature: Any) -> str:
         return (
             "{" + ", ".join(f"{name}: {_type_words(kind)}" for name, kind in feature.items()) + "}"
         )
-    if isinstance(feature, list):
-        return f"List({_type_words(feature[0])})" if feature else "List"
     if hasattr(feature, "feature"):
         return f"List({_type_words(feature.feature)})"
     if type(feature).__name__ == "Value":
@@ -486,7 +484,10 @@ def _merge_metadata(
     data["size_categories"] = [_size_category(rows or summary["rows"])]
     folder = data_folder(config_name)
     splits = list(dict.fromkeys([*kept_splits, *summary["splits"]]))
-    files = [{"split": split, "path": f"{folder}/{split}-*"} for split in splits]
+    known_files = data_files(data.get("configs"), config_name)
+    paths = {split: f"{folder}/{split}-*" for split in splits}
+    paths |= {split: known_files[split] for split in kept_splits if split in known_files}
+    files = [{"split": split, "path": path} for split, path in paths.items()]
     configs = _entries(data.get("configs"))
     configs[config_name] = {**configs.get(config_name, {}), "data_files": files}
     data["configs"] = [{"config_name": name, **entry} for name, entry in configs.items()]
@@ -511,6 +512,19 @@ def _entries(value: Any) -> dict[str, dict[str, Any]]:
     listed = value if isinstance(value, list) else [value] if value else []
     named = [dict(entry) for entry in listed if isinstance(entry, Mapping)]
     return {entry.pop("config_name", "default"): entry for entry in named}
+
+
+def data_files(configs: Any, config_name: str) -> dict[str, Any]:
+    """Return the paths of each split that a card's metadata lists for a configuration.
+
+    >>> data_files([{"config_name": "a", "data_files": [{"split": "s", "path": "p/*"}]}], "a")
+    {'s': 'p/*'}
+    """
+    listed = _entries(configs).get(config_name, {}).get("data_files")
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if listed else []
+    return {
+        str(entry["split"]): entry["path"] for entry in entries if {"split", "path"} <= {*entry}
+    }
 
 
 def _size_category(rows: int) -> str:
@@ -631,9 +645,8 @@ def _token_words(summary: Mapping[str, Any]) -> str:
 
 def _as_cell(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return as_code(text).replace(
-        "|", "¦"
-    )  # a bar ends a cell, in code too, and a backslash does not help
+    # A bar ends a cell, in code too, and a backslash before it may itself be escaped.
+    return as_code(text).replace("|", "¦")
 
 
 def _versions_words(versions: Any) -> str | None:

@@ -176,8 +176,9 @@ class Run:
         parse: Parse | None = None,
         dialect: wire.Dialect | None = None,
         budget: Budget | None = None,
+        tally: Tally | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._endpoint = endpoint
         self._store = store
         self._parse = parse
@@ -191,6 +192,17 @@ class Run:
         self._home = _home()
         if store is not None:
             store.open()
+
+    def another(self) -> Run:
+        """A run that shares this one's budget and counts, but not what stops it."""
+        return Run(
+            self._endpoint,
+            store=self._store,
+            parse=self._parse,
+            dialect=self._first,
+            budget=self._budget,
+            tally=self.tally,
+        )
 
     def submit(self, dialogues: Sequence[Dialogue]) -> concurrent.futures.Future[list[Outcome]]:
         """Start the dialogues of one row; the future has their outcomes in order."""
@@ -255,7 +267,7 @@ class Run:
 
     async def _ask_endpoint(self, line: Line, ask: Ask, key: str) -> Heard:
         """One loop for every retry that has to do with the network or the endpoint's state."""
-        model, tries = ask.question.model, 0
+        model, tries = ask.question.model, ask.failures
         while True:
             reply, dialect = await self._send(line, ask)
             if reply is None:
@@ -263,9 +275,11 @@ class Run:
             try:
                 if reply.status == 200:
                     line.proven(model)
-                    return await self._keep(line, ask, key, reply)
+                    return replace(await self._keep(line, ask, key, reply), failures=tries)
             finally:
                 self._in_flight -= 1
+            if self._stopped is not None:
+                raise self._stopped
             verdict = _judge(reply, line, dialect)
             if isinstance(verdict, wire.Dialect):
                 line.learn(model, self._first, dialect, verdict)
@@ -273,7 +287,9 @@ class Run:
                 continue
             words = self._redacted(ask, reply)
             if verdict == "permanent":
-                self.stop(EndpointError(_permanent_words(reply, words, self._endpoint)))
+                line.rejections = 0  # the next run may fare better
+                kept = self._store is not None
+                self.stop(EndpointError(_permanent_words(reply, words, self._endpoint, kept)))
                 continue  # and find at the next turn that the run has stopped
             line.proven(model)
             tries += 1
@@ -411,7 +427,7 @@ def hear_from_store(
     or unreadable ones are kept only as evidence.
     """
     past = store.get(key) if store is not None else []
-    paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past)
+    paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past) or ask.paid
     for answer in [] if ask.fresh else reversed(past):
         completion = wire.read_completion(answer.raw)
         if read_answer(completion, ask.question.regions, parse).status == "ok":
@@ -478,7 +494,7 @@ def _failure_words(words: str, tries: int) -> str:
     return words if tries == 1 else f"{words} ({tries} tries)"
 
 
-def _permanent_words(reply: Reply, words: str, endpoint: Endpoint) -> str:
+def _permanent_words(reply: Reply, words: str, endpoint: Endpoint, kept: bool) -> str:
     ways = {
         401: "check the key in the variable that api_key_env names",
         402: "the account has no credit",
@@ -495,10 +511,9 @@ def _permanent_words(reply: Reply, words: str, endpoint: Endpoint) -> str:
     elif 300 <= reply.status < 400:
         default = "pass the address that it redirects to as base_url"
     way = ways.get(reply.status, default)
-    return (
-        f"the endpoint {endpoint.host} cannot serve this run: {words}. Way out: {way}. "
-        "What was answered before is kept in the answer store."
-    )
+    told = f"the endpoint {endpoint.host} cannot serve this run: {words.rstrip('.')}. "
+    after = " What was answered before is kept in the answer store." if kept else ""
+    return f"{told}Way out: {way}.{after}"
 
 
 def _failed(error: BaseException) -> Reply:

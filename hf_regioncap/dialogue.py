@@ -20,6 +20,9 @@ BAD_ANSWER_TRIES = 3
 #: Tries in all where the answer is cut at length: the second with twice the tokens.
 TRUNCATED_TRIES = 2
 
+#: Characters; a model that has run away from its length limit says no caption.
+LONGEST_CAPTION = 50_000
+
 Parse = Callable[[str, Sequence[int]], Mapping[int, str]]
 
 
@@ -75,12 +78,13 @@ def read_answer(
 def _captions(text: str, regions: Sequence[int], cut: bool, parse: Parse | None) -> dict[int, str]:
     """The captions of the regions asked for, by the user's parser or the built-in one."""
     if parse is None:
-        return parse_answer(text, regions, cut=cut)
-    found = parse(text, list(regions))
+        found = parse_answer(text, regions, cut=cut)
+        return {region: said for region, said in found.items() if len(said) <= LONGEST_CAPTION}
+    said = parse(text, list(regions))
     return {
-        region: found[region]
+        region: said[region]
         for region in regions
-        if isinstance(found.get(region), str) and found[region].strip()
+        if isinstance(said.get(region), str) and said[region].strip()
     }
 
 
@@ -91,6 +95,8 @@ class Ask:
     question: Question
     token_limit: int
     fresh: bool = False  # a stored answer has been read already and did not serve
+    paid: tuple[tuple[int | None, int | None], ...] = ()  # what it has cost so far
+    failures: int = 0  # tries so far that the network or the endpoint has failed
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class Heard:
     paid: tuple[tuple[int | None, int | None], ...] = ()
     status: str = "ok"
     reason: str | None = None
+    failures: int = 0
 
 
 @dataclass
@@ -156,9 +163,9 @@ def _read_until_usable(
 ) -> Generator[Ask, Heard, tuple[Reading, str | None]]:
     """Repeat one question within the limits of its kind of failure; the last reading counts."""
     tries = {"api_bad_answer": BAD_ANSWER_TRIES, "api_truncated": TRUNCATED_TRIES}
-    limit, captions, text, fresh = question.token_limit, dict[int, str](), None, False
+    captions, text, ask = dict[int, str](), None, Ask(question, question.token_limit)
     while True:
-        heard = yield Ask(question, limit, fresh)
+        heard = yield ask
         outcome.paid[question.key] = heard.paid
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), text
@@ -169,9 +176,8 @@ def _read_until_usable(
         if reading.status == "ok" or reading.final or tries[reading.status] <= 0:
             whole = reading.captions if reading.status == "ok" else captions
             return Reading(reading.status, whole, reading.reason), text
-        if reading.status == "api_truncated":
-            limit *= 2
-        fresh = True
+        limit = ask.token_limit * (2 if reading.status == "api_truncated" else 1)
+        ask = Ask(question, limit, True, heard.paid, heard.failures)
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ class Options:
     prompt_column: str | None = None
     """a column with the user's own prompt per row, sent as it is"""
     caption_style: str | None = None
-    """`"phrase"`, `"sentence"`, `"detailed"`, `"distinct"`: goes with the request, not in `prompt`"""
+    """`"phrase"`, `"sentence"`, `"detailed"`, `"distinct"`: for the request, not in `prompt`"""
     language: str | None = None
-    """language of the captions, e.g. `"German"`: goes with the request, not in `prompt`"""
+    """language of the captions, e.g. `"German"`: for the request, not in `prompt`"""
     view: str = "overlay"
     """`"overlay"` (one request per image), `"crop"` or `"both"` (one request per region)"""
     mark: str | Mapping[str, Any] = "box"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_regioncap import card
 from hf_regioncap.boxes import USED
@@ -100,6 +100,8 @@ def _published_features(features: Any, image_column: str) -> Any:
 def _published_feature(column: str, feature: Any) -> Any:
     from datasets import Image, LargeList, List
 
+    if isinstance(feature, Mapping) and set(feature) == {"bytes", "path"}:
+        return Image()  # an image whose type was lost on the way: its path must not get out
     if isinstance(feature, Image):
         return Image(mode=feature.mode)
     if hasattr(feature, "embed_storage"):
@@ -153,10 +155,10 @@ def _published_table(table: pa.Table, features: Any, pictures: _Pictures) -> pa.
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _without_paths(text: str | None) -> str | None:
+def _without_paths(text: Any) -> Any:
     """An error's words without the local paths in them."""
-    if text is None:
-        return None
+    if not isinstance(text, str):
+        return text
     return _BARE_PATH.sub("[path]", _QUOTED_PATH.sub("[path]", text))
 
 
@@ -310,7 +312,7 @@ def write_dataset(
     target.mkdir(parents=True, exist_ok=True)
     readme = target / "README.md"
     existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    known = _known_info(existing, config_name)
+    known = _known(existing, config_name)
     with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as scratch:
         result = _write_files(
             dataset,
@@ -430,29 +432,33 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _known_info(existing: str | None, config_name: str) -> Any:
-    """The `DatasetInfo` that an existing card states for the configuration, or None."""
+class _Known(NamedTuple):
+    """What an existing card states of a configuration: its `DatasetInfo`, and its splits."""
+
+    info: Any = None
+    splits: tuple[str, ...] = ()
+
+
+def _known(existing: str | None, config_name: str) -> _Known:
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCard
 
     if not existing or not existing.lstrip("\ufeff \n").startswith("---"):
-        return None
+        return _Known()
     try:
-        infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(existing).data)
+        data = DatasetCard(existing).data
+        info = DatasetInfosDict.from_dataset_card_data(data).get(config_name)
     except Exception as error:  # the YAML reader's own classes, or features of a newer `datasets`
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PublishError(
-            f"the metadata of the existing README.md cannot be read: {first}"
-        ) from None
-    return infos.get(config_name)
+        raise PublishError(_words("the existing README.md cannot be read", error)) from None
+    listed = card.data_files(data.get("configs"), config_name)
+    return _Known(info, tuple({**(info.splits or {} if info else {}), **listed}))
 
 
-def _kept_splits(result: _Result, known: Any) -> list[str]:
+def _kept_splits(result: _Result, known: _Known) -> list[str]:
     """Name the splits that stay beside those that were written; their features must be the same."""
-    if result.whole or known is None or not known.splits:
-        return []
-    kept = [name for name in known.splits if name not in result.replaced]
-    if kept and known.features is not None and known.features != result.features:
+    kept = [] if result.whole else [name for name in known.splits if name not in result.replaced]
+    stated = known.info.features if known.info else None
+    if kept and stated is not None and stated != result.features:
         raise PublishError(
             f"the dataset there has split(s) {kept} with other features, and all splits of a "
             "configuration must have the same: pass a DatasetDict with all splits, or another "
@@ -473,7 +479,7 @@ def _stale_files(result: _Result, present: Iterable[str]) -> list[str]:
 
 
 def _card_text(
-    result: _Result, existing: str | None, known: Any, *, repo_id: str | None = None, **told: Any
+    result: _Result, existing: str | None, known: _Known, *, repo_id: str | None = None, **told: Any
 ) -> str:
     kept = _kept_splits(result, known)
     return card.dataset_card(
@@ -482,30 +488,32 @@ def _card_text(
         repo_id=repo_id,
         config_name=result.config_name,
         kept_splits=kept,
-        dataset_info=_dataset_info(result, known, kept),
+        dataset_info=_dataset_info(result, known.info, kept),
         sample=result.sample,
         sample_captions=result.sample_captions,
         **told,
     )
 
 
-def _dataset_info(result: _Result, known: Any, kept: Sequence[str]) -> dict[str, Any]:
-    """Features, rows and bytes in the form that `datasets` keeps in the metadata of a card."""
+def _dataset_info(result: _Result, stated: Any, kept: Sequence[str]) -> dict[str, Any] | None:
+    """Features, rows and bytes as `datasets` keeps them in a card's metadata, if all are known."""
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
     from datasets.splits import SplitDict, SplitInfo
     from huggingface_hub import DatasetCardData
 
+    known = (stated.splits if stated else None) or {}
+    if any(name not in known for name in kept):
+        return None  # a wrong number of rows would be an error in `load_dataset`
     splits = SplitDict()
     for name in kept:
-        splits.add(known.splits[name])
+        splits.add(known[name])
     for split in result.splits:
         splits.add(SplitInfo(name=split.name, num_bytes=split.nbytes, num_examples=split.rows))
-    stored = sum(file.stat().st_size for split in result.splits for file in split.files)
     info = DatasetInfo(
         features=result.features,
         splits=splits,
-        download_size=stored + (known.download_size or 0 if kept else 0),
+        download_size=sum(f.stat().st_size for split in result.splits for f in split.files),
         dataset_size=sum(split.num_bytes or 0 for split in splits.values()),
     )
     data = DatasetCardData()
@@ -545,13 +553,16 @@ def publish(
     replaces the split of a Dataset, or all splits of a DatasetDict, within its `config_name`.
     `recipe` holds the options of the run; `source` is the Hub id of the dataset that was captioned,
     whose licence is inherited where none is given. For the files and what becomes of images see
-    `write_dataset`. Raises PublishError, with nothing pushed unless it says so.
+    `write_dataset`; they are made in the temporary folder, which needs room for them. Raises
+    PublishError, with nothing pushed unless it says so.
 
     >>> from datasets import Dataset
     >>> publish(Dataset.from_dict({"image": []}), "not/a/name", token="hf_…")
     Traceback (most recent call last):
     hf_regioncap.errors.OptionError: repo_id must be 'name' or 'owner/name', got 'not/a/name'
     """
+    if not isinstance(private, bool):
+        raise OptionError(f"private must be True or False, got {private!r}")
     card.data_folder(config_name)  # raises for a name that cannot be
     shard_bytes = _size_in_bytes(max_shard_size)
     _check_repo_id(repo_id)
@@ -583,7 +594,8 @@ def publish(
 
 
 def _check_repo_id(repo_id: str) -> None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo_id)
@@ -632,34 +644,10 @@ class _Hub:
 
     def open(self, private: bool) -> None:
         """Check token, rights and visibility; create the repository and the branch if missing."""
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        if not self._token:
-            raise PublishError(
-                "there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass token="
-            )
-        who = self._ask("the Hub did not confirm the token", self._api.whoami)
-        role = who.get("auth", {}).get("accessToken", {}).get("role")
-        if role == "read":
-            raise PublishError(
-                f"the token of {who.get('name')!r} may only read: make one that may write at "
-                f"{self._api.endpoint}/settings/tokens"
-            )
+        user = self._check_token()
         if "/" not in self.repo_id:
-            self.repo_id = f"{who['name']}/{self.repo_id}"
-        try:
-            self._api.repo_info(self.repo_id, repo_type="dataset")
-        except RepositoryNotFoundError:
-            self._ask(
-                f"{self.repo_id} could not be created",
-                self._api.create_repo,
-                self.repo_id,
-                repo_type="dataset",
-                private=private,
-                exist_ok=True,
-            )
-        except Exception as error:  # see `_ask`
-            raise PublishError(_words(f"{self.repo_id} cannot be read", error)) from None
+            self.repo_id = f"{user}/{self.repo_id}"
+        self._create_if_missing(private)
         self.check_private(private, "nothing was uploaded")
         if self.revision is None or not self.revision.startswith("refs/pr/"):
             self._check_rights()
@@ -667,11 +655,35 @@ class _Hub:
             self._ask(
                 f"branch {self.revision!r} could not be made",
                 self._api.create_branch,
-                self.repo_id,
+                **self._repo,
                 branch=self.revision,
-                repo_type="dataset",
                 exist_ok=True,
             )
+
+    def _check_token(self) -> str:
+        if not self._token:
+            raise PublishError(
+                "there is no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass token="
+            )
+        who = self._ask("the Hub did not confirm the token", self._api.whoami)
+        if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise PublishError(
+                f"the token of {who['name']!r} may only read: make one that may write at "
+                f"{self._api.endpoint}/settings/tokens"
+            )
+        return str(who["name"])
+
+    def _create_if_missing(self, private: bool) -> None:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            self._api.repo_info(**self._repo)
+        except RepositoryNotFoundError:
+            failure = f"{self.repo_id} could not be created"
+            create = self._api.create_repo
+            self._ask(failure, create, **self._repo, private=private, exist_ok=True)
+        except Exception as error:  # see `_ask`
+            raise PublishError(_words(f"{self.repo_id} cannot be read", error)) from None
 
     def check_private(self, private: bool, moment: str) -> None:
         """Raise where the repository is public and should not be."""
@@ -682,7 +694,7 @@ class _Hub:
                 "or pass private=False"
             )
 
-    def state(self, config_name: str) -> tuple[str | None, Any, str, list[str]]:
+    def state(self, config_name: str) -> tuple[str | None, _Known, str, list[str]]:
         """Of the branch's head: the card, what it states of the configuration, commit, files."""
         info = self._ask(
             f"{self.repo_id} cannot be read",
@@ -692,7 +704,7 @@ class _Hub:
         )
         files = [sibling.rfilename for sibling in info.siblings or ()]
         existing = self._readme(info.sha) if "README.md" in files else None
-        return existing, _known_info(existing, config_name), info.sha, files
+        return existing, _known(existing, config_name), info.sha, files
 
     def _readme(self, sha: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
@@ -708,7 +720,7 @@ class _Hub:
                 return file.read()
 
     def commit(
-        self, result: _Result, readme: Callable[[str | None, Any], str], message: str
+        self, result: _Result, readme: Callable[[str | None, _Known], str], message: str
     ) -> None:
         """Push everything in one commit, on top of what is there; again if somebody was faster."""
         from huggingface_hub import CommitOperationAdd

@@ -166,7 +166,13 @@ class AnswerStore:
     [StoredAnswer(status='ok', model='gpt-4o-mini', finish_reason='stop', prompt_tokens=9, ...)]
     >>> store.get("ff" * 32)
     []
-    >>> store.close(); folder.cleanup()
+
+    What is in two stores can be brought into one:
+
+    >>> other = AnswerStore(folder.name + "/other.sqlite")
+    >>> other.merge(store.path), other.merge(store.path), other.verify()
+    (1, 0, StoreCheck(whole_rows=1, problems=()))
+    >>> store.close(); other.close(); folder.cleanup()
     """
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 60.0) -> None:
@@ -284,7 +290,7 @@ class AnswerStore:
         path = Path(os.path.realpath(Path(other).expanduser()))
         if path == self.path:
             raise OptionError(f"a store cannot be merged into itself: {path}")
-        if not path.exists():
+        if not path.exists() and not _size(_wal(path)):
             raise StoreError(f"there is no answer store at {path}")
         source = _Source(path, self._patience)
         added = 0
@@ -983,7 +989,7 @@ class _Source:
 
     def chunks(self) -> Iterator[list[_Row]]:
         with self._file.at_rest():
-            exported = _first_bytes(self.path, 4) == b"PAR1"
+            exported = self.path.is_file() and _first_bytes(self.path, 4) == b"PAR1"
         if exported:
             yield from self._parquet()
             return

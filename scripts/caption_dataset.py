@@ -76,6 +76,8 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         parsed.output = parsed.output or DEMO_OUTPUT
     elif parsed.input is None or parsed.output is None:
         parser.error("INPUT and OUTPUT are needed (or --demo)")
+    if parsed.limit is not None and parsed.limit < 1:
+        parser.error(f"--limit must be 1 or more, got {parsed.limit}")
     return parsed
 
 

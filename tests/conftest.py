@@ -7,12 +7,13 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from endpoint import Endpoint, expected_caption
 from PIL import Image
 
 # `datasets` and `huggingface_hub` read these when they are imported, which is after this.
@@ -90,3 +91,32 @@ def on_disk(tmp_path: Path) -> Callable[[Any], Any]:
         return load_from_disk(folder)
 
     return save
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """An endpoint that answers rightly and at once."""
+    with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def assert_own() -> Callable[..., None]:
+    """Assert that every caption of a captioned dataset is that of its row's picture and region.
+
+    `whole` asserts that each used box has one, too.
+    """
+
+    def check(dataset: Any, *, whole: bool = True, prefix: str = "") -> None:
+        names = ["image_with_bbox", "region_captions", "box_status"]
+        table = dataset.select_columns([prefix + name for name in names]).with_format("arrow")[:]
+        for row in table.to_pylist():
+            image, captions, statuses = row.values()
+            used = [i for i, status in enumerate(statuses) if status in ("ok", "clipped")]
+            assert len(captions) == len(statuses)
+            assert all(captions[i] is None for i in range(len(captions)) if i not in used)
+            for region, place in enumerate(used, 1):
+                right = expected_caption(image["bytes"], region)
+                assert captions[place] == right or (captions[place] is None and not whole)
+
+    return check

@@ -216,6 +216,19 @@ def test_splits_of_other_features_are_refused(tmp_path: Path) -> None:
         write_dataset(mixed, tmp_path / "other")
 
 
+def test_a_split_that_a_card_only_lists_stays_listed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "mine").mkdir(parents=True)
+    table(row(5)).to_parquet(out / "mine" / "held-out.parquet")
+    listed = "configs:\n- config_name: default\n  data_files:\n  - split: test\n    path: mine/*\n"
+    (out / "README.md").write_text(f"---\n{listed}---\n# Mine\n", encoding="utf-8")
+    write_dataset(table(row(1)), out)
+    assert loaded(out, "test")["id"][:] == [5]
+    assert loaded(out)["id"][:] == [1]
+    write_dataset(DatasetDict({"train": table(row(2))}), out)
+    assert list(load_dataset(str(out), cache_dir=str(tmp_path / "cache2"))) == ["train"]
+
+
 def test_configurations_lie_side_by_side(tmp_path: Path) -> None:
     write_dataset(table(row(1)), tmp_path / "out", recipe=RECIPE)
     write_dataset(table(row(2)), tmp_path / "out", recipe=RECIPE, config_name="crops")
@@ -364,6 +377,16 @@ def test_path_columns_become_pictures_or_null(tmp_path: Path) -> None:
         assert summary["images_withheld"] == 1
         assert str(tmp_path).encode() not in all_bytes(out)
         assert SECRET not in all_bytes(out)
+
+
+def test_images_that_have_lost_their_type_are_images_again(tmp_path: Path) -> None:
+    features = Features({"photo": {"bytes": Value("binary"), "path": Value("string")}})
+    rows = [{"photo": {"bytes": tagged(), "path": "/home/ada/x.jpg"}}]
+    write_dataset(Dataset.from_list(rows, features=features), tmp_path / "out")
+    back = loaded(tmp_path / "out")
+    assert back.features == Features({"photo": Image()})
+    assert stored(back)[0]["photo"]["path"] == "x.jpg"
+    assert SECRET not in all_bytes(tmp_path / "out")
 
 
 def test_images_inside_lists_and_structs_are_treated_alike(tmp_path: Path) -> None:
@@ -618,6 +641,11 @@ def test_a_repository_that_comes_out_public_gets_nothing(
 def test_a_bare_name_is_the_users_own(hub: HubStandIn, elsewhere: Callable[..., Any]) -> None:
     assert elsewhere(push, [row()], "bare-name").endswith("/datasets/ada/bare-name")
     assert "ada/bare-name" in hub.repos
+
+
+def test_private_is_said_in_so_many_words() -> None:
+    with pytest.raises(OptionError, match="private must be True or False, got None"):
+        publish(table(), "ada/x", None, token="hf_write")
 
 
 @pytest.mark.parametrize("repo_id", ["", "a/b/c", "../x", "ada/with space", "ada/", "/x"])

@@ -1,0 +1,318 @@
+"""The script, as people run it: every kind of input, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, List, Value, load_dataset
+from endpoint import Endpoint
+from PIL import Image as Pillow
+
+from hf_regioncap.columns import ALL_COLUMNS
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "caption_dataset.py"
+NINE = [
+    "image",
+    "type",
+    "bbox",
+    "normalized_bbox",
+    "result_file",
+    "image_with_bbox",
+    "valid_bboxes_num",
+    "prompt",
+    "answer",
+]
+BOXES = [[4, 4, 30, 20], [20, 10, 25, 30]]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three small photos in a folder."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        pixels = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Pillow.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def script(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the script's `main` in this process: starting Python anew takes longer than the work."""
+    spec = importlib.util.spec_from_file_location("caption_dataset", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = module.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the script as people do."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(SCRIPT), *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def seed_rows(count: int = 3) -> list[dict[str, Any]]:
+    return [{"image": f"{number}.png", "bbox": BOXES} for number in range(count)]
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "regions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def as_jsonl(photos: Path) -> list[object]:
+    return [write_lines(photos / "rows.jsonl", seed_rows())]
+
+
+def as_coco(photos: Path) -> list[object]:
+    data = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 48} for n in range(3)],
+        "annotations": [
+            {"id": n * 2 + k, "image_id": n, "bbox": box, "category_id": 7}
+            for n in range(3)
+            for k, box in enumerate(BOXES)
+        ],
+        "categories": [{"id": 7, "name": "thing"}],
+    }
+    (photos / "coco.json").write_text(json.dumps(data))
+    return [photos / "coco.json", "--image-root", photos, "--label-column", "category"]
+
+
+def as_folder(photos: Path) -> list[object]:
+    rows = [{"file_name": f"{n}.png", "objects": {"bbox": BOXES}} for n in range(3)]
+    write_lines(photos / "metadata.jsonl", rows)
+    return [photos, "--bbox-column", "objects.bbox"]
+
+
+def as_parquet(photos: Path) -> list[object]:
+    images = [{"bytes": (photos / f"{n}.png").read_bytes(), "path": None} for n in range(3)]
+    features = Features({"image": Image(), "bbox": List(List(Value("float64")))})
+    dataset = Dataset.from_dict({"image": images, "bbox": [BOXES] * 3}, features=features)
+    dataset.to_parquet(photos / "rows.parquet")
+    return [photos / "rows.parquet"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("prepare", [as_jsonl, as_coco, as_folder, as_parquet])
+def test_every_input_becomes_the_same_output(
+    prepare: Callable[[Path], list[object]],
+    streaming: bool,
+    photos: Path,
+    tmp_path: Path,
+    script: Callable[..., Any],
+) -> None:
+    source, *options = prepare(photos)
+    more = ["--streaming"] if streaming else []
+    done = script(source, "out", "--base-url", "offline", *options, *more)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    dataset = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(ALL_COLUMNS) <= set(dataset.column_names)
+    assert dataset["answer_status"][:] == ["ok"] * 3
+    assert dataset[0]["image"].size == dataset[0]["image_with_bbox"].size == (64, 48)
+    assert all(len(captions) == 2 and all(captions) for captions in dataset["region_captions"])
+    lines = read_lines(out)
+    assert [list(line) for line in lines] == [NINE] * 3
+    assert all((out / line["image"]).is_file() for line in lines)
+    assert all((out / line["image_with_bbox"]).is_file() for line in lines)
+    assert all(line["answer"].startswith("<region1>: ") for line in lines)
+    assert "offline-describer" in (out / "README.md").read_text(encoding="utf-8")
+    assert (out / "gallery.html").stat().st_size > 10_000
+    assert json.loads((out / "recipe.json").read_text())["base_url"] == "offline"
+    assert "3 rows, 6 captions" in done.stdout
+
+
+def test_the_seeds_example(tmp_path: Path, script: Callable[..., Any]) -> None:
+    Pillow.new("RGB", (1536, 832), "white").save(tmp_path / "20.jpg")
+    write_lines(tmp_path / "in.jsonl", [{"image": "20.jpg", "bbox": [[196, 104, 310, 495]]}])
+    assert script("in.jsonl", "out", "--base-url", "offline").returncode == 0
+    [line] = read_lines(tmp_path / "out")
+    assert line["normalized_bbox"] == [[0.128, 0.125, 0.329, 0.72]] + [[0.0] * 4] * 9
+    assert line["valid_bboxes_num"] == 1
+    assert line["type"] == "with_bbox"
+    assert line["bbox"] == [[196, 104, 310, 495]]
+    assert line["prompt"] == (
+        "Describe the content of each marked region in the image. "
+        "There are 1 regions: <region1> to <region1>."
+    )
+
+
+def test_failed_rows_exit_1_and_can_be_retried(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint(["refusal_words", None, None]) as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--concurrency", "1"]
+        first = script(source, "out", *asked)
+        assert first.returncode == 1, first.stdout + first.stderr
+        assert "api_refused" in first.stdout
+        assert "--retry-failed" in first.stdout
+        count = endpoint.count
+        again = script(source, "out", *asked, "--retry-failed")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert endpoint.count == count + 1
+    assert all(line["answer"] for line in read_lines(tmp_path / "out"))
+
+
+def test_a_second_run_and_a_recipe_ask_nothing(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--caption-style", "phrase"]
+        assert script(source, "out", *asked).returncode == 0
+        count = endpoint.count
+        again = script(source, "other", "--recipe", "out/recipe.json")
+        assert again.returncode == 0, again.stderr
+        assert endpoint.count == count == 3
+    assert read_lines(tmp_path / "out") == read_lines(tmp_path / "other")
+
+
+def test_a_dry_run_sends_and_writes_nothing(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint() as endpoint:
+        done = script(source, "out", "--base-url", endpoint.base_url, "--dry-run")
+        assert endpoint.count == 0
+    assert done.returncode == 0
+    assert "requests to send:  3" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rows.jsonl"], "INPUT and OUTPUT"),
+        (["rows.jsonl", "out", "--box-format", "coco"], "box_format must be one of"),
+        (["rows.jsonl", "out", "--max-boxes", "many"], "max_boxes must be a number"),
+        (["rows.jsonl", "out", "--bbox-column", "boxes"], "no column 'boxes'"),
+        (["rows.jsonl", "out", "--box-unit", "fraction", "--limit", "0"], "limit"),
+        (["missing.jsonl", "out"], "cannot be read"),
+        (["broken.jsonl", "out"], "line 2"),
+        (["rows.jsonl", "taken"], "was not written by this script"),
+        (["rows.jsonl", "out", "--retry-failed"], "no earlier run"),
+        (["rows.jsonl", "out", "--price", "1"], "price must be"),
+        (["rows.jsonl", "out", "--base-url", "https://example.com/v1"], "api_key_env"),
+    ],
+)
+def test_wrong_usage_exits_2_before_any_request(
+    arguments: list[str],
+    words: str,
+    photos: Path,
+    tmp_path: Path,
+    script: Callable[..., Any],
+) -> None:
+    rows = [{"image": f"photos/{n}.png", "bbox": BOXES} for n in range(3)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "broken.jsonl").write_text('{"image": "a.png"}\n{"image":\n')
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with Endpoint() as endpoint:
+        more = [] if "--base-url" in arguments else ["--base-url", endpoint.base_url]
+        done = script(*arguments, *more)
+        assert endpoint.count == 0
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_wrong_key_exits_3(photos: Path, script: Callable[..., Any]) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint(api_key="right") as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--api-key-env", "MY_KEY"]
+        done = script(source, "out", *asked, MY_KEY="wrong-key-canary")
+        assert 1 <= endpoint.count <= 3
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "check the key" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_a_path_outside_is_refused_and_never_written(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    secret = tmp_path / "secret.png"
+    Pillow.new("RGB", (640, 480), (1, 2, 3)).save(secret)
+    rows = [*seed_rows(2), {"image": "../secret.png", "bbox": BOXES}]
+    source = write_lines(photos / "rows.jsonl", rows)
+    done = script(source, "out", "--base-url", "offline")
+    assert done.returncode == 0, done.stderr
+    assert "image_refused" in done.stdout
+    content = secret.read_bytes()
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in written if content[40:200] in path.read_bytes()]
+    assert read_lines(tmp_path / "out")[2]["image"] is None
+
+
+def test_limit_and_requests_are_bounds(photos: Path, script: Callable[..., Any]) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url]
+        assert script(source, "out", *asked, "--limit", "1").returncode == 0
+        assert endpoint.count == 1
+        done = script(source, "other", *asked, "--max-requests", "1")
+        assert done.returncode == 1
+        assert "skipped_budget" in done.stdout
+        assert endpoint.count == 2  # the first row is in the store
+
+
+def test_the_demo(tmp_path: Path, child: Callable[..., Any]) -> None:
+    pytest.importorskip("skimage")
+    done = child("--demo")
+    assert done.returncode == 0, done.stderr
+    lines = read_lines(tmp_path / "demo_output")
+    assert [line["type"] for line in lines] == ["with_bbox"] * 4 + ["without_bbox"]
+    assert all(line["answer"] for line in lines)
+    assert "requests: 5 sent" in done.stdout
+    assert "next:" in done.stdout
+
+
+def test_a_data_set_that_is_not_there(child: Callable[..., Any]) -> None:
+    done = child("nobody/nothing", "out", "--base-url", "offline")
+    assert done.returncode == 2
+    assert "'nobody/nothing' cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
