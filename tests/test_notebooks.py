@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,21 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "urls"
 ]["Repository"]
-NEW_COLUMNS = (
-    "type image_status region_boxes box_status normalized_bbox valid_bboxes_num image_with_bbox "
-    "prompt answer region_captions answer_status answer_error usage"
-).split()
+NEW_COLUMNS = [
+    "type",
+    "image_status",
+    "region_boxes",
+    "box_status",
+    "normalized_bbox",
+    "valid_bboxes_num",
+    "image_with_bbox",
+    "prompt",
+    "answer",
+    "region_captions",
+    "answer_status",
+    "answer_error",
+    "usage",
+]
 CAPTIONS_ARE_COMPLETE = """
 used = [s in ("ok", "clipped") for statuses in captioned["box_status"] for s in statuses]
 told = [c is not None for captions in captioned["region_captions"] for c in captions]
