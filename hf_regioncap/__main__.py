@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
 
         return doctor_cli(rest)
     if command == "store":
-        from hf_regioncap.store import store_cli
+        from hf_regioncap.store_cli import store_cli
 
         return store_cli(rest)
     print(  # noqa: T201

@@ -195,6 +195,9 @@ _BARE = r"[<\[]?\w[\w .\#-]{0,40}[>\]]?\s*+[:：]"
 _KEY = re.compile(rf"{_QUOTED}|(?P<bare>{_BARE})")
 _FORGOTTEN_QUOTE = re.compile(r"""["'“‘][^"'“”‘’,:{}\n\\]{1,60}["'”’]\s*+[:：]""")
 _START = re.compile(rf"""\{{\s*+(?={_QUOTED}|{_BARE})|\[\s*+(?=["'“{{])""")
+_UNCLEAR = re.compile(
+    r"""\s*+(?:[,，]\s*+(?:["'“:：]|\Z)|[:："“]|\w{1,12}\s*+[:：]\s*+["'“])"""
+)
 _SPACE = re.compile(r"(?:\s++|//[^\n]*+)*+")
 _SCALAR = re.compile(r"""[^\s,}\]{\["'“”]++""")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
@@ -208,10 +211,11 @@ def _after_string(another: str, unseparated: str) -> re.Pattern[str]:
     )
 
 
-_AFTER_VALUE = _after_string(rf"{_QUOTED}|[\"“][<\[(\w #]{{0,30}}\Z", _FORGOTTEN_QUOTE.pattern)
+_AFTER_VALUE = _after_string(rf"{_QUOTED}|[\"“][^\"“”\n]{{0,80}}[\"”]?\s*+\Z", _FORGOTTEN_QUOTE.pattern)
 _AFTER_BARE_VALUE = _after_string(f"{_QUOTED}|{_BARE}", f"\n\\s*+{_BARE}")
 _AFTER_ITEM = _after_string(r"""["'“{\[\d]|null""", r"""["'“{]""")
 _MAX_DEPTH = 12
+_UNFINISHED = ("", None)  # the last pair of an object that does not end
 
 
 def _json_values(text: str) -> list[_Found]:
@@ -254,7 +258,7 @@ class _JsonReader:
             name = key["bare"].rstrip(" :：") if key["bare"] else _unescape(key[1])
             after = _AFTER_BARE_VALUE if key["bare"] else _AFTER_VALUE
             pairs.append((name, self.value(depth + 1, after)))
-        return tuple(pairs)
+        return (*pairs, _UNFINISHED) if self.stopped else tuple(pairs)
 
     def _array(self, depth: int) -> list[object]:
         self.pos += 1
@@ -293,7 +297,11 @@ class _JsonReader:
             if _FORGOTTEN_QUOTE.match(self.text, found.start()):  # the closing quote was forgotten
                 self.pos = found.start()
                 return None
-        self.pos, self.stopped = len(self.text), True
+            if _UNCLEAR.match(self.text, self.pos):  # a quote inside, or JSON that is broken?
+                break
+        else:
+            self.pos = len(self.text)
+        self.stopped = True
         return None
 
     def _scalar(self) -> int | None:
@@ -395,7 +403,7 @@ def _text_of(value: object) -> str | None:
             if name in fields:
                 return _text_of(fields[name])
         strings = [part for _, part in value if isinstance(part, str)]
-        return strings[0] if len(strings) == 1 else None
+        return strings[0] if len(strings) == 1 and _UNFINISHED not in value else None
     return value if isinstance(value, str) else None
 
 
@@ -484,9 +492,6 @@ _BOUNDARY = re.compile(
     rf"""(?P<stop>[.!?:;…。！？；>]|[,，/|])["'”’)*_\]]{{0,3}}(?:[ \t]{{1,3}}|(?<=[。！？；，>]))
     (?P<decor>[*_`"'“•-]{{0,3}}[ ]?)(?P<joined>(?:and|und|et|y|e)[ ]|和)?(?P<lead>{_LEAD})?$""",
     re.I | re.X,
-)
-_CLAUSE = re.compile(
-    rf"(?:[,;，；–—]|\b(?:and|while|whereas|but|und|et|y))\s{{1,3}}(?:{_LEAD})?$", re.I | re.X
 )
 # A mark behind such a word is part of the sentence, whatever follows it.
 _PREPOSITION = re.compile(
@@ -594,11 +599,10 @@ def _within_line(text: str, mark: _Mark, head: int) -> _Mark:
         sentence = boundary["stop"] in ".!?:;…。！？；>" and not boundary["joined"]
         if sentence and (says or not mark.loose):
             return replace(mark, kind="inner", start=start, end=start)
-    if not _PREPOSITION.search(text, head, mark.start) and (
-        firm or (not mark.loose and _plain_label(text, mark))
-    ):
+    follows = _PREPOSITION.search(text, head, mark.start)
+    if not follows and (firm or (not mark.loose and not says and _plain_label(text, mark))):
         return replace(mark, kind="tangle")
-    clause = not mark.loose and says and _CLAUSE.search(text, head, mark.start)
+    clause = says and not mark.loose and not follows
     return replace(mark, kind="clause") if clause else mark
 
 
@@ -631,11 +635,19 @@ def _as_label(
 
 
 def _with_paired_tags(marks: list[_Mark]) -> list[_Mark]:
-    """Take `<region1>...</region1>` for a label wherever it stands."""
-    for place, (mark, following) in enumerate(pairwise(list(marks))):
-        paired = following.kind == "close" and following.number in (mark.number, None)
-        if paired and mark.kind not in ("label", "close"):
-            marks[place] = replace(mark, kind="label", start=mark.start, end=mark.after)
+    """Take the `<region1>` that a `</region1>` closes for a label, wherever it stands."""
+    behind_last = 0
+    for place, closing in enumerate(marks):
+        if closing.kind == "close":
+            opened = [
+                at for at in range(behind_last, place)
+                if closing.number in (marks[at].number, None)
+            ]
+            starting = [at for at in opened if marks[at].kind != "mention"] or opened[-1:]
+            for at in starting[:1]:
+                if marks[at].kind != "label":
+                    marks[at] = replace(marks[at], kind="label", end=marks[at].after)
+            behind_last = place + 1
     return marks
 
 
@@ -652,7 +664,9 @@ _NUMBERED_LINE = re.compile(
       |(?<=\#)(?P<bare>\d{{1,3}})(?=[ ]\S))""",
     re.MULTILINE | re.VERBOSE,
 )
-_INLINE_NUMBER = re.compile(r"(?<=\s)[(\[]?(\d{1,3})[.):\]](?=\s)")
+_INLINE_NUMBER = re.compile(
+    r"(?<![^\s.)\]*#|])[(\[#*|]{0,3}[ ]?(\d{1,3})\*{0,2}[.):\]：）．、|](?!\d)(?=.)"
+)
 _LEAD_IN = re.compile(
     r"""\b(?:image|picture|photo|here|below|sure|certainly|regions|boxes|marked|captions?
     |descriptions?|beschreib\w*|bild|voici|aquí|imagen)\b|图|区域|以下|画像|領域""",
@@ -697,21 +711,20 @@ def _from_marks(text: str, asked: Sequence[int], cut: bool) -> dict[int, str] | 
         marks = _numbered_lines(text, asked)
         if not marks:
             return None
-        own = {mark.number for mark in marks}
-        inline = {_int(n) for n in _INLINE_NUMBER.findall(text)}
-        if inline.intersection(asked) - own:
-            marks = _doubt_inline_numbers(text, marks, set(asked) - own)
+        marks = _with_doubts(text, marks, asked)
     return _keep(_items(text, marks, cut or len(marks) >= _MOST_MARKS), asked)
 
 
-def _doubt_inline_numbers(text: str, marks: list[_Mark], missing: set[int]) -> list[_Mark]:
-    """Add what may be the marks of missing regions within lines: "1. a cat 2. a dog"."""
-    inline = [
+def _with_doubts(text: str, marks: list[_Mark], asked: Sequence[int]) -> list[_Mark]:
+    """Add what may be marks within the lines of a counted list: "1. a cat 2. a dog"."""
+    own = {mark.number or 0 for mark in marks}
+    expected = {*asked, *(number + 1 for number in own)} - own
+    doubts = [
         _Mark(None, "tangle", found.start(), found.start(), found.end())
-        for found in _INLINE_NUMBER.finditer(text)
-        if _int(found[1]) in missing
+        for found in islice(_INLINE_NUMBER.finditer(text), _MOST_MARKS)
+        if _int(found[1]) in expected
     ]
-    return sorted([*marks, *inline], key=lambda mark: mark.start)
+    return sorted([*marks, *doubts], key=lambda mark: mark.start)
 
 
 def _items(text: str, marks: Sequence[_Mark], cut: bool) -> list[_Item]:
@@ -724,7 +737,7 @@ def _items(text: str, marks: Sequence[_Mark], cut: bool) -> list[_Item]:
     doubtful = False
     for mark in marks:
         if mark.kind in _STARTS or (mark.kind == "inner" and not labelled):
-            if current and current.number == mark.number and mark.kind != "label" != current.kind:
+            if current and current.number == mark.number and mark.kind == "inner":
                 continue  # the region's next sentence
             if current:
                 sections.append((current, _item(text, current, mark.start, doubtful)))

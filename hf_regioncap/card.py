@@ -630,7 +630,7 @@ def _making_part(
     ]
     return [
         "### How it was made",
-        "\n".join(["| | |", "|---|---|", *rows]),
+        "\n".join(["| setting | value |", "|---|---|", *rows]),
         *prompts,
         f"All settings are in [`{recipe_file(config_name)}`]({recipe_file(config_name)}), which "
         "the script of `hf_regioncap` runs again with `--recipe`.",

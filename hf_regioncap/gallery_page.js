@@ -74,9 +74,11 @@ const undoable = [];
 let kept = true;        // whether this browser keeps the work
 let unsaved = false;    // whether decisions changed since the last saved file
 
+const isDecision = (key, made) => typeof key === "string" && Object.hasOwn(DECIDED, made?.status) &&
+  (made.status !== "edited" || typeof made.text === "string");
+
 function readStorage(text) {
-  const pairs = JSON.parse(text ?? "[]");
-  return new Map(pairs.filter(([key, made]) => typeof key === "string" && made?.status in DECIDED));
+  return new Map(JSON.parse(text ?? "[]").filter(([key, made]) => isDecision(key, made)));
 }
 
 try {
@@ -939,8 +941,7 @@ async function load(file) {
   try {
     const content = JSON.parse(await file.text());
     if (content.format !== "hf_regioncap review" || content.version !== 1) throw new Error("another format");
-    regions = content.regions.filter((entry) => typeof entry.region === "string" && entry.status in DECIDED &&
-      (entry.status !== "edited" || typeof entry.text === "string"));
+    regions = content.regions.filter((entry) => isDecision(entry.region, entry));
   } catch {
     return toast("That is not a review file of this page.", false);
   }
@@ -1186,7 +1187,11 @@ function listen() {
   window.addEventListener("storage", (event) => {
     if (event.key !== storageName) return;
     const before = [...decisions.keys()];
-    decisions = readStorage(event.newValue);
+    try {
+      decisions = readStorage(event.newValue);
+    } catch {
+      return; // another page of this browser wrote something that is not ours
+    }
     refresh([...new Set([...before, ...decisions.keys()])]);
   });
   window.addEventListener("beforeunload", (event) => { if (!kept && unsaved && decisions.size) event.preventDefault(); });

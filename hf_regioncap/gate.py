@@ -3,28 +3,36 @@
 No clock and no sleeping in here: every method is told the time (seconds, monotonic), so that the
 rules can be tested by simulation. The rules:
 
-- No limit is assumed until the endpoint shows one.
-- A refusal (429, 503) holds everybody for a moment: as long as `Retry-After` says, but a short
-  time at first and twice that with each further refusal in a row, as the wait that one request is
-  told is not always meant for all.
-- Where a fifth of the last twenty requests were refused or timed out, the rate becomes nine tenths
-  of what was let through lately. A single refusal lowers a known rate by a twentieth.
-- The rate climbs back along a cubic (as TCP CUBIC does, RFC 9438): quickly to where it was,
-  slowly past it, then ever faster, so that a limit that was lifted is found again.
-- Where cutting again and again changes nothing, refusals have another cause than the rate, and
-  the limit is dropped for a while.
+- No limit is assumed until the endpoint shows one; only the very first requests leave in quick
+  succession instead of all at once, so that a limit shows by a few refusals.
+- A refusal (429, 503) cuts the rate to what got through lately. It climbs back along a cubic (as
+  TCP CUBIC does, RFC 9438): quickly to where it was, slowly past it, then ever faster, so that a
+  limit that was lifted is found again; but never far beyond what is really sent (RFC 7661).
+- Right after a cut no rate limit refuses anything. What is refused all the same, after cut upon
+  cut, has another cause than the rate: this share, the background, is taken for granted from then
+  on, and only more refusals than it explains cut the rate.
+- Where nothing gets through any more, everybody is held: a moment at first, twice that with each
+  further refusal, and no longer than `Retry-After` says; then one request at a time tries.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from bisect import bisect_right, insort
 
-_LOOK_BACK = 20
-_TOO_MANY = 4
-_MIN_RATE = 0.2
-_FIRST_HOLD, _LONGEST_HOLD = 0.25, 60.0
-_SPAN = 2.0
-_IN_VAIN, _DEAF = 4, 500
+#: Requests per second at the very start, and how much is added with each request.
+_START, _MORE, _START_LENGTH = 100.0, 10.0, 1000
+_MIN_RATE, _FIRST_LIMIT = 0.2, 5.0
+#: The climb back: this much below the limit at first, and so many requests (within so many
+#: seconds) until it is reached; while the limit is only a guess, doubling in so many seconds.
+_DIP, _ROUND, _SHORTEST, _LONGEST, _DOUBLING = 0.13, 130.0, 5.0, 30.0, 2.5
+#: The quiet time after a cut, in which the rate is below the limit: this part of the climb.
+_QUIET, _QUIET_SENT = 0.5, 20
+#: How many sent requests the judgement looks back at, and how many it needs after a cut.
+_LOOK_BACK, _NEEDED = 20, 5
+_MANY_TIMEOUTS = 4
+_FIRST_HOLD, _LONGEST_HOLD = 0.05, 60.0
+_KEPT = 4000
 
 
 class Gate:
@@ -33,32 +41,40 @@ class Gate:
     >>> gate = Gate()
     >>> gate.wait(now=0.0)
     0.0
-    >>> gate.refused(now=0.1, sent_at=0.0, retry_after=3.0)
-    >>> round(gate.wait(now=0.2), 3)
-    0.15
+    >>> gate.refused(now=0.1, sent_at=0.0)
+    >>> gate.rate(now=0.1), round(gate.wait(now=0.2), 3)
+    (5.0, 0.095)
     """
 
     def __init__(self) -> None:
-        self._open_at = 0.0
-        self._streak = 0
-        self._sent: deque[float] = deque(maxlen=4000)
-        self._refused: deque[float] = deque(maxlen=4000)  # when those were sent that were refused
-        self._outcomes: deque[bool] = deque(maxlen=_LOOK_BACK)  # since the last cut; True: refused
-        self._ceiling: float | None = None
-        self._start = 0.94
-        self._cut_at = -1.0
-        self._tokens = 1.0
-        self._filled_at = 0.0
-        self._vain = 0
-        self._deaf = 0
+        self._sent: list[float] = []  # when requests were sent, in order
+        self._bad: list[float] = []  # of these, the ones that were refused or timed out
+        self._tokens, self._filled_at = 1.0, 0.0
+        # The rate
+        self._limit: float | None = None  # what got through before the last cut
+        self._best = 0.0  # the highest limit of late
+        self._guessed = False  # the limit was met once only, so it may be far too low
+        self._cut_at = -math.inf
+        self._cut_for = -math.inf  # when the request was sent whose refusal led to the cut
+        self._climbs_from = 0.0
+        # The background
+        self._background = 0.0
+        self._quiet_share = 0.0  # of the last quiet time
+        self._judged = True
+        self._vain, self._vain_sent, self._vain_bad = 0, 0, 0  # cuts in a row that changed nothing
+        # The hold
+        self._open_at = self._held_at = 0.0
+        self._hold = 0.0
+        self._row = 0  # refusals in a row
+        self._last_refused = -math.inf
 
     def rate(self, now: float) -> float | None:
         """Requests per second that are let through at the moment; None where nothing limits."""
-        if self._ceiling is None:
-            return None
-        seconds = min(30.0, max(1.0, 100.0 / self._ceiling))
-        along = (now - self._cut_at) / seconds - 1
-        return max(_MIN_RATE, self._ceiling * (1 + (1 - self._start) * along**3))
+        if self._limit is None:
+            begun = len(self._sent)
+            return _START + _MORE * begun if begun < _START_LENGTH else None
+        real = 2 * self._count(now - 2, now)[0]
+        return max(_MIN_RATE, min(self._climb(now, self._limit), max(self._limit, 20.0 + real)))
 
     def wait(self, now: float) -> float:
         """Seconds to wait before asking again; 0.0 means: send now, and it is counted as sent."""
@@ -66,68 +82,145 @@ class Gate:
             return self._open_at - now
         rate = self.rate(now)
         if rate is not None:
-            room = max(1.0, 0.1 * rate)  # so much may be caught up after a hold
+            room = max(1.0, 0.02 * rate)  # timers wake late: so much may be caught up
             self._tokens = min(room, self._tokens + (now - self._filled_at) * rate)
             self._filled_at = now
             if self._tokens < 1:
                 return max(1e-3, (1 - self._tokens) / rate)
             self._tokens -= 1
         self._sent.append(now)
+        if len(self._sent) > 2 * _KEPT:
+            del self._sent[:_KEPT]
+        if self._row > 1:
+            self._open_at = now + self._hold / 2
         return 0.0
 
     def answered(self, now: float, sent_at: float) -> None:
         """A request got through, whatever its answer was worth."""
-        self._streak = 0
-        self._deaf = max(0, self._deaf - 1)
-        if sent_at > self._cut_at:
-            self._outcomes.append(False)
-            if len(self._outcomes) == _LOOK_BACK and not any(self._outcomes):
-                self._vain = 0
+        if sent_at > self._last_refused:
+            self._row = 0
 
     def refused(self, now: float, sent_at: float, retry_after: float | None = None) -> None:
-        """A request was turned away (429, 503): hold everybody, and slow down."""
-        if sent_at >= self._open_at:  # those sent before the last hold belong to its event
-            hold = min(_LONGEST_HOLD, _FIRST_HOLD * 2**self._streak)
-            self._open_at = now + (hold if retry_after is None else min(hold, retry_after))
-            self._streak = min(self._streak + 1, 10)
-        self._overloaded(now, sent_at)
+        """A request was turned away (429, 503): slow down, hold everybody if nothing passes."""
+        if sent_at >= self._held_at:  # those sent before the hold belong to its event
+            sent, bad = self._count(self._last_refused, sent_at)
+            self._row = min(self._row + 1, 12) if bad + 1 >= sent else 1
+            hold = min(_LONGEST_HOLD, _FIRST_HOLD * 2.0 ** (self._row - 1))
+            self._hold = 0.0 if self._row == 1 else min(hold, retry_after or hold)
+            self._held_at, self._open_at = now, now + self._hold
+            if self._row > 4:  # an outage says nothing of the rate, and does not count as climbing
+                self._climbs_from += 1.5 * self._hold
+        self._last_refused = max(self._last_refused, sent_at)
+        self._overloaded(now, sent_at, 1)
 
     def timed_out(self, now: float, sent_at: float) -> None:
         """A request got no answer in time: slow down where that becomes common."""
-        self._overloaded(now, sent_at)
+        self._overloaded(now, sent_at, _MANY_TIMEOUTS)
 
-    def _overloaded(self, now: float, sent_at: float) -> None:
-        self._refused.append(sent_at)
-        if sent_at <= self._cut_at or self._deaf:  # sent at the old rate: says nothing of the new
+    def _climb(self, now: float, limit: float) -> float:
+        """The rate on the way back up from the last cut."""
+        seconds = max(0.0, now - self._climbs_from)
+        if self._guessed:
+            return limit * math.exp2(min(20.0, seconds / _DOUBLING))
+        along = seconds / self._round(limit)
+        if along < 1:
+            return limit * (1 - _DIP * (1 - along) ** 3)
+        return limit * math.exp2(min(20.0, (along - 1) ** 2))
+
+    def _round(self, limit: float) -> float:
+        """Seconds until the limit is reached again; shorter where refusals are common anyway."""
+        seconds = min(_LONGEST, max(_SHORTEST, _ROUND / max(limit, self._best)))
+        return seconds / (1 + 50 * self._background)
+
+    def _overloaded(self, now: float, sent_at: float, enough: int) -> None:
+        insort(self._bad, sent_at)
+        if len(self._bad) > 2 * _KEPT:
+            del self._bad[:_KEPT]
+        if sent_at <= self._cut_at:  # sent at the old rate: says nothing of the new
             return
-        self._outcomes.append(True)
-        rate = self.rate(now)
-        if sum(self._outcomes) >= _TOO_MANY:
-            self._cut_deep(now)
-        elif rate is not None:
-            self._cut(now, rate)
+        quiet_until = self._quiet_until()
+        quiet = sent_at <= quiet_until
+        if not quiet and not self._judged:
+            self._judge(quiet_until)
+        if self._is_limit(sent_at, quiet, enough):
+            self._cut(now, sent_at, quiet)
 
-    def _cut_deep(self, now: float) -> None:
-        some_pass = not all(self._outcomes)
-        self._vain += 1
-        if self._vain > _IN_VAIN and some_pass:
-            self._ceiling, self._vain, self._deaf = None, 0, _DEAF
-        else:
-            self._cut(now, 0.9 * self._let_through(now))
-        self._outcomes.clear()
+    def _quiet_until(self) -> float:
+        if self._limit is None or self._guessed:
+            return -math.inf
+        place = bisect_right(self._sent, self._cut_at) + _QUIET_SENT - 1
+        if place >= len(self._sent):
+            return math.inf
+        return max(self._climbs_from + _QUIET * self._round(self._limit), self._sent[place])
 
-    def _cut(self, now: float, ceiling: float) -> None:
-        self._ceiling = max(_MIN_RATE, ceiling)
-        self._cut_at = self._filled_at = now
+    def _judge(self, quiet_until: float) -> None:
+        """Learn the background from a quiet time; what the one before had less of was a limit's."""
+        self._judged, self._vain = True, 0
+        sent, bad = self._count(self._cut_at, quiet_until)
+        if sent:
+            share, self._quiet_share = min(bad / sent, self._quiet_share), bad / sent
+            self._background += (share - self._background) * sent / (sent + 20)
+
+    def _is_limit(self, sent_at: float, quiet: bool, enough: int) -> bool:
+        """Whether there are more refusals of late than the background explains."""
+        if self._limit is not None:
+            sent, bad = self._count(self._cut_at, sent_at)
+            if bad == sent or self._count(self._cut_for, sent_at)[0] < _NEEDED:
+                return False  # nothing to measure a limit by
+            if quiet:
+                return bad >= max(2, enough, 0.1 * sent, self._explained(sent))
+        place = bisect_right(self._sent, sent_at) - _LOOK_BACK - 1
+        since = self._sent[place] if place >= 0 else -math.inf
+        bad = self._count(max(self._cut_at, since), sent_at)[1]
+        return bad >= max(enough, self._explained(_LOOK_BACK))
+
+    def _explained(self, sent: int) -> int:
+        """How many refusals of so many are more than chance makes of the background (3 sigma)."""
+        mean = sent * self._background
+        most = 1 + mean + 3 * math.sqrt(mean * (1 - self._background))
+        return int(min(0.9 * sent, most))
+
+    def _cut(self, now: float, sent_at: float, quiet: bool) -> None:
+        first = self._limit is None
+        through = self._let_through(sent_at)
+        if quiet:
+            through = min(through, 0.7 * (self.rate(now) or math.inf))
+            self._vain += 1
+            if self._vain > 1:  # before the first, the limit itself may have changed
+                sent, bad = self._count(self._cut_at, sent_at)
+                self._vain_sent, self._vain_bad = self._vain_sent + sent, self._vain_bad + bad
+            else:
+                self._vain_sent = self._vain_bad = 0
+        in_vain = self._vain >= 3 and self._vain_sent >= 20
+        if in_vain:
+            self._background = self._quiet_share = self._vain_bad / self._vain_sent
+            self._vain = 0
+        self._guessed = first or in_vain
+        self._judged = self._guessed
+        self._limit = max(_FIRST_LIMIT if first else _MIN_RATE, through)
+        self._best = max(self._limit, self._best / 2)
+        self._cut_for = sent_at
+        self._cut_at = self._climbs_from = self._filled_at = now
         self._tokens = min(self._tokens, 0.0)
 
-    def _let_through(self, now: float) -> float:
-        """Requests per second that were not refused, over the last seconds.
+    def _let_through(self, sent_at: float) -> float:
+        """Requests per second that were not refused, of the last that were sent until `sent_at`.
 
         Those in flight count as let through: a refusal comes back at once, an answer takes long.
+        Between two refusals of a token bucket this is its very rate.
         """
-        since = now - _SPAN
-        sent = sum(at >= since for at in self._sent)
-        refused = sum(at >= since for at in self._refused)
-        begun = self._sent[0] if self._sent else now
-        return max(0, sent - refused) / max(1.0, min(_SPAN, now - begun))
+        place = bisect_right(self._sent, sent_at)
+        look_back = 10 if self._guessed else _LOOK_BACK
+        since = min(self._sent[max(0, place - look_back)], sent_at - 0.5)
+        begin = max(since, self._cut_for)
+        sent, bad = self._count(begin, sent_at)
+        seconds = sent_at - max(begin, self._sent[0])
+        if self._limit is None:  # what was let through at once may be a store that is empty now
+            return (sent - bad) / max(1.0, seconds)
+        return (sent - bad + (begin > self._cut_for)) / max(0.1, seconds)
+
+    def _count(self, after: float, until: float) -> tuple[int, int]:
+        """How many were sent after one time until another, and how many of them in vain."""
+        sent = bisect_right(self._sent, until) - bisect_right(self._sent, after)
+        bad = bisect_right(self._bad, until) - bisect_right(self._bad, after)
+        return sent, bad

@@ -9,33 +9,27 @@ damaged file can be read page by page for the rows that still prove themselves.
 
     AnswerStore   one file, as a caller sees it
     _File         what this process shares about that file: connections, the group to be committed
-    _carve        rows out of the bytes of a damaged file, without SQLite
-    store_cli     python -m hf_regioncap store {show,verify,export,merge}
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import mmap
 import os
 import sqlite3
-import struct
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from hf_regioncap.errors import OptionError, StoreError
+from hf_regioncap.salvage import carve
 
 logger = logging.getLogger(__name__)
 
@@ -906,6 +900,22 @@ def _damage_words(path: Path, why: str) -> str:
     )
 
 
+def _carved(path: Path, ids: set[int]) -> Iterator[_Row]:
+    """Every row in a store's bytes and in its log's that proves itself; adds their ids to `ids`."""
+    data, log = (memoryview(_mapped(each)) for each in (path, _wal(path)))
+    for row_id, row in carve(data, log, _PAGE_SIZE):
+        if _is_whole(row):
+            ids.add(row_id)
+            yield row
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    if not _size(path):
+        return b""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 # Export and merge.
 
 
@@ -1003,7 +1013,7 @@ class _Source:
     def _damaged(self, error: StoreError) -> Iterator[list[_Row]]:
         ids: set[int] = set()
         with self._file.at_rest():
-            yield from _in_chunks(_carve(self.path, ids), _CHUNK, 8 << 20)
+            yield from _in_chunks(_carved(self.path, ids), _CHUNK, 8 << 20)
         if not ids:
             raise error
         self.lost = max(ids) - len(ids)
@@ -1023,208 +1033,3 @@ class _Source:
                     yield whole
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
-
-
-# Rows out of the bytes of a damaged file (https://www.sqlite.org/fileformat2.html). Whatever the
-# pages around it have become, a row whose digest is right is what was written.
-
-
-def _carve(path: Path, ids: set[int]) -> Iterator[_Row]:
-    """Every row in a store's bytes and in its log's that proves itself; adds their ids to `ids`.
-
-    A row may come more than once: pages of the log are newer copies of the file's.
-    """
-    data, log = (memoryview(_mapped(each)) for each in (path, _wal(path)))
-    newest = dict(_log_pages(log))
-
-    def page(number: int) -> memoryview:
-        return newest.get(number, data[(number - 1) * _PAGE_SIZE : number * _PAGE_SIZE])
-
-    of_file = (data[at : at + _PAGE_SIZE] for at in range(0, len(data), _PAGE_SIZE))
-    of_log = (page for _, page in _log_pages(log))
-    for leaf in itertools.chain(of_file, of_log):
-        for row_id, payload in _leaf_cells(leaf, page, len(data) + len(log)):
-            row = _record(payload)
-            if _is_whole(row):
-                ids.add(row_id)
-                yield row
-
-
-def _log_pages(log: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, page) of each frame of a write-ahead log, from the oldest to the newest."""
-    for at in range(32, len(log) - 24, 24 + _PAGE_SIZE):
-        yield _number(log, at, 4), log[at + 24 : at + 24 + _PAGE_SIZE]
-
-
-def _mapped(path: Path) -> mmap.mmap | bytes:
-    if not _size(path):
-        return b""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _leaf_cells(
-    leaf: memoryview, page: Callable[[int], memoryview], limit: int
-) -> Iterator[tuple[int, bytes]]:
-    """(row id, payload) of each cell of a table's leaf page; nothing for any other page."""
-    if len(leaf) < 8 or leaf[0] != 0x0D:
-        return
-    with contextlib.suppress(IndexError):  # a damaged page points beyond itself
-        for place in range(8, 8 + 2 * _number(leaf, 3, 2), 2):
-            start = _number(leaf, place, 2)
-            with contextlib.suppress(IndexError):
-                size, at = _varint(leaf, start)
-                row_id, at = _varint(leaf, at)
-                yield row_id, _payload(leaf, at, min(size, limit), page)
-
-
-def _payload(leaf: memoryview, at: int, size: int, page: Callable[[int], memoryview]) -> bytes:
-    """A cell's content: what lies in its page, then what lies in the chain of overflow pages."""
-    most, least = _PAGE_SIZE - 35, (_PAGE_SIZE - 12) * 32 // 255 - 23
-    here = size
-    if size > most:
-        here = least + (size - least) % (_PAGE_SIZE - 4)
-        here = here if here <= most else least
-    parts, left = [leaf[at : at + here]], size - here
-    follow = _number(leaf, at + here, 4) if left else 0
-    while left > 0:
-        overflow = page(follow)
-        parts.append(overflow[4 : 4 + left])
-        follow, left = _number(overflow, 0, 4), left - (_PAGE_SIZE - 4)
-    return b"".join(parts)
-
-
-def _record(payload: bytes) -> _Row:
-    """The values of a record without the first, which stands for the row's id."""
-    with contextlib.suppress(IndexError, struct.error):  # damaged
-        head, at = _varint(payload, 0)
-        values, body = [], head
-        while at < head:
-            kind, at = _varint(payload, at)
-            size = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)[kind] if kind < 12 else (kind - 12) // 2
-            values.append(_value(kind, payload[body : body + size]))
-            body += size
-        *row, created, digest = values[1:] if len(values) == 10 else (None, None)
-        if isinstance(created, int):  # SQLite stores a whole real number as an integer
-            created = float(created)
-        return (*row, created, digest)
-    return (None,)
-
-
-def _value(kind: int, content: bytes) -> Any:
-    if kind == 7:
-        return struct.unpack(">d", content)[0]
-    if kind in (8, 9):
-        return kind - 8
-    if 0 < kind < 7:
-        return int.from_bytes(content, "big", signed=True)
-    if kind < 12:
-        return None
-    return content if kind % 2 == 0 else _lenient_text(content)
-
-
-def _number(data: memoryview, at: int, size: int) -> int:
-    if at + size > len(data):
-        raise IndexError(at)
-    return int.from_bytes(data[at : at + size], "big")
-
-
-def _varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
-    """A number in 1 to 9 bytes of 7 bits (the ninth: 8), the highest first, and where it ends.
-
-    >>> _varint(bytes([0x81, 0x00]), 0)
-    (128, 2)
-    """
-    value = 0
-    for place in range(at, at + 8):
-        value = value << 7 | data[place] & 0x7F
-        if data[place] < 0x80:
-            return value, place + 1
-    return value << 8 | data[at + 8], at + 9
-
-
-# python -m hf_regioncap store
-
-
-def store_cli(argv: Sequence[str] | None = None) -> int:
-    """Show, verify, export or merge answer stores; return the exit status.
-
-    0: fine. 1: damage was found, or answers are lost. 2: wrong usage, or a store that cannot be
-    read or written.
-    """
-    args = _arguments().parse_args(argv)
-    try:
-        outcome: tuple[list[str], int] = args.command(args)
-    except (StoreError, OptionError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
-        return 2
-    lines, status = outcome
-    print("\n".join(lines))  # noqa: T201 - this is the command line
-    return status
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_regioncap store", description="Look after paid answers on disk."
-    )
-    commands = parser.add_subparsers(required=True)
-
-    def command(name: str, run: Callable[..., tuple[list[str], int]], text: str) -> Any:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(command=run)
-        return added
-
-    place = {"nargs": "?", "type": Path, "default": default_store_path()}
-    here = "the store; %(default)s if not given"
-    show = command("show", _show, "Count answers, tokens and bytes.")
-    show.add_argument("path", **place, help=here)
-    verify = command("verify", _verify, "Check the file and every row against its digest.")
-    verify.add_argument("path", **place, help=here)
-    export = command("export", _export, "Write all answers to a Parquet file.")
-    export.add_argument("path", **place, help=here)
-    export.add_argument("output", type=Path, help="the Parquet file to write")
-    merge = command("merge", _merge, "Add the answers of other stores, damaged ones too.")
-    merge.add_argument("path", type=Path, help="the store to add to; made if missing")
-    merge.add_argument("source", type=Path, nargs="+", help="a store or an exported Parquet file")
-    return parser
-
-
-def _show(args: argparse.Namespace) -> tuple[list[str], int]:
-    found = AnswerStore(args.path).summary()
-    lines = [
-        f"{found.path} ({found.size_bytes / 1e6:.1f} MB)",
-        f"{found.answers:,} answers to {found.questions:,} questions",
-        f"{found.prompt_tokens:,} prompt tokens, {found.completion_tokens:,} completion tokens",
-    ]
-    if found.first is not None and found.last is not None:
-        lines.append(f"from {_date(found.first)} to {_date(found.last)}")
-    for (model, status), count in found.counts.items():
-        lines.append(f"{count:>12,}  {status:<16}  {model}")
-    return lines, 0
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _verify(args: argparse.Namespace) -> tuple[list[str], int]:
-    store = AnswerStore(args.path)
-    check = store.verify()
-    lines = [f"{store.path}: {check.whole_rows:,} answers match their digests", *check.problems]
-    return lines, 1 if check.problems else 0
-
-
-def _export(args: argparse.Namespace) -> tuple[list[str], int]:
-    count = AnswerStore(args.path).export_parquet(args.output)
-    return [f"{count:,} answers written to {args.output}"], 0
-
-
-def _merge(args: argparse.Namespace) -> tuple[list[str], int]:
-    store, lines, status = AnswerStore(args.path), [], 0
-    for source in args.source:
-        merged = store.merge_counted(source)
-        lines.append(f"{source}: {merged.added:,} answers added")
-        if merged.lost:
-            lines.append(f"{source} is damaged: at least {merged.lost:,} answers are lost")
-            status = 1
-    return lines, status

@@ -79,6 +79,11 @@ def without_code(markdown: str) -> str:
     return re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", text)
 
 
+def cells(card: str) -> list[int]:
+    """How many bars each line of a table has: one more would be a cell more."""
+    return [line.count("|") for line in card.splitlines() if line.startswith("|")]
+
+
 # summarize
 
 
@@ -414,6 +419,7 @@ def test_nothing_from_the_data_becomes_markup(text: str) -> None:
     markup = origin.sub(" ", without_code(read(card).text))
     assert markup == without_code(read(innocent).text)
     assert card.count("<!--") == 2
+    assert cells(card) == cells(innocent)
 
 
 def test_nothing_from_the_data_gets_out_of_the_yaml() -> None:

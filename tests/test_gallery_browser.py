@@ -469,6 +469,18 @@ def test_review_by_keys_and_undo(visit: Any, gallery: Path) -> None:
     assert seen.page.locator("#undo").is_disabled()
 
 
+def test_a_key_held_down_decides_once(visit: Any, gallery: Path) -> None:
+    seen = visit(gallery)
+    seen.press("j")
+    for _ in range(3):
+        seen.page.keyboard.down("a")
+    seen.page.keyboard.up("a")
+    assert seen.states() == ["Accepted", None, None]
+    for _ in range(2):
+        seen.page.keyboard.down("j")
+    assert seen.chosen() == ["a cup of coffee"]
+
+
 def test_editing_keeps_and_drops_what_it_should(visit: Any, gallery: Path) -> None:
     seen = visit(gallery)
     seen.press("j", "e")
@@ -510,6 +522,19 @@ def test_reloading_keeps_the_work(visit: Any, gallery: Path, tmp_path: Path) -> 
     other.mkdir()
     elsewhere = visit(written(ROWS[:2], other), context=seen.page.context)
     assert elsewhere.states() == [None, None, None]  # another dataset has its own work
+
+
+def test_storage_that_holds_something_else_does_no_harm(visit: Any, gallery: Path) -> None:
+    seen = visit(gallery)
+    name = "Object.keys(localStorage).find(name => name.startsWith('hf_regioncap.review'))"
+    seen.press("j", "a")
+    [key] = seen.page.evaluate(f"JSON.parse(localStorage[{name}]).map(pair => pair[0])")
+    for stored in ("{", "{}", "[1]", "null", f'[["{key}", {{"status": "toString"}}]]'):
+        seen.page.evaluate(
+            "([n, text]) => { localStorage[n] = text; }", [seen.page.evaluate(name), stored]
+        )
+        seen.page.reload()
+        assert seen.states() == [None, None, None], stored
 
 
 def test_two_tabs_tell_each_other(visit: Any, gallery: Path) -> None:

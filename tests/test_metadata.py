@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -58,11 +59,9 @@ def with_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
     return jpeg[:2] + segment + jpeg[2:]
 
 
-def with_chunk(png: bytes, name: bytes, payload: bytes) -> bytes:
-    import zlib
-
-    chunk = struct.pack(">I", len(payload)) + name + payload
-    return png[:33] + chunk + struct.pack(">I", zlib.crc32(name + payload)) + png[33:]
+def chunk(name: bytes, payload: bytes) -> bytes:
+    content = name + payload
+    return struct.pack(">I", len(payload)) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def text_chunks() -> PngImagePlugin.PngInfo:
@@ -73,6 +72,7 @@ def text_chunks() -> PngImagePlugin.PngInfo:
 
 
 JPEG = saved(photo(), "JPEG", quality=90)
+PNG = saved(photo(), "PNG")
 FILES = {
     "jpeg exif, gps, comment, xmp": saved(
         photo(), "JPEG", exif=exif(), comment=SECRET, xmp=XMP, icc_profile=ICC
@@ -97,8 +97,9 @@ FILES = {
     "png alpha": saved(photo("RGBA"), "PNG", pnginfo=text_chunks()),
     "png palette": saved(photo("P"), "PNG", pnginfo=text_chunks(), transparency=3),
     "png 16 bit": saved(photo("L").convert("I;16"), "PNG", pnginfo=text_chunks()),
-    "png private chunk": with_chunk(saved(photo(), "PNG"), b"prVt", SECRET.encode()),
-    "png appended": saved(photo(), "PNG") + SECRET.encode(),
+    "png private chunk": PNG[:33] + chunk(b"prVt", SECRET.encode()) + PNG[33:],
+    "png appended": PNG + SECRET.encode(),
+    "png chunk appended": PNG + chunk(b"IDAT", SECRET.encode()),
     "png animated": saved(
         photo(), "PNG", save_all=True, append_images=[photo(shift=40)], pnginfo=text_chunks()
     ),

@@ -35,11 +35,18 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image as Pictures
 from skimage import data as photos
 
-from hf_regioncap import publish as publishing
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg
-from hf_regioncap.publish import publish, safe_name, source_license, write_dataset
+from hf_regioncap.publish import (
+    ROW_GROUP_BYTES,
+    ROW_GROUP_ROWS,
+    _size_in_bytes,
+    publish,
+    safe_name,
+    source_license,
+    write_dataset,
+)
 
 SECRET = b"SECRET-7f3a"
 RECIPE = {"model": "m", "base_url": "http://127.0.0.1:1/v1?key=SECRET-7f3a", "view": "overlay"}
@@ -240,7 +247,7 @@ def test_configurations_lie_side_by_side(tmp_path: Path) -> None:
     ("size", "expected"), [("1MB", 10**6), ("2 GiB", 2**31), ("1.5kB", 1500), (7, 7), ("9B", 9)]
 )
 def test_sizes_are_read(size: Any, expected: int) -> None:
-    assert publishing._size_in_bytes(size) == expected
+    assert _size_in_bytes(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "MB", "-1MB", 0, -5, True, None, "1XB"])
@@ -256,7 +263,7 @@ def test_row_groups_stay_within_what_a_viewer_reads(tmp_path: Path) -> None:
     metadata = pq.ParquetFile(file).metadata
     sizes = [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
     assert sum(sizes) == 2500
-    assert max(sizes) <= publishing.ROW_GROUP_ROWS
+    assert max(sizes) <= ROW_GROUP_ROWS
     noise = os.urandom(6_000_000)
     png = io.BytesIO()
     Pictures.frombytes("RGB", (2000, 1000), noise).save(png, "PNG", compress_level=0)
@@ -271,7 +278,7 @@ def test_row_groups_stay_within_what_a_viewer_reads(tmp_path: Path) -> None:
     for file in files:
         metadata = pq.ParquetFile(file).metadata
         for k in range(metadata.num_row_groups):
-            assert metadata.row_group(k).total_byte_size <= publishing.ROW_GROUP_BYTES * 1.01
+            assert metadata.row_group(k).total_byte_size <= ROW_GROUP_BYTES * 1.01
 
 
 # What must not leave

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from store_writer import answer_of, key_of  # the child's own questions and answers
 
 from hf_regioncap.errors import OptionError, StoreError
-from hf_regioncap.store import AnswerStore, StoredAnswer, default_store_path, store_cli
+from hf_regioncap.store import AnswerStore, StoredAnswer, default_store_path
+from hf_regioncap.store_cli import store_cli
 
 WRITER = Path(__file__).with_name("store_writer.py")
 PAGE = 1024
@@ -179,11 +180,13 @@ def test_a_store_is_not_pickled(store: AnswerStore) -> None:
 # Durable: acknowledged means kept.
 
 
-def killed_run(path: Path, mode: str, start: int, threads: int, seconds: float) -> set[int]:
-    """Let a child write until it is killed some time after its first answer; what it promised."""
+def killed_run(
+    path: Path, mode: str, start: int, threads: int, seconds: float, first: int = 1
+) -> set[int]:
+    """Let a child write until it is killed, so long after its first answers; what it promised."""
     with start_writer(mode, path, start, 0, threads) as child:
         assert child.stdout is not None
-        acknowledged = [child.stdout.readline()]
+        acknowledged = [child.stdout.readline() for _ in range(first)]
         time.sleep(seconds)
         child.kill()
         acknowledged += child.stdout.readlines()
@@ -843,7 +846,7 @@ def test_rows_out_of_order_do_not_go_round_for_ever(path: Path) -> None:
 
 
 def test_a_damaged_end_of_the_log_keeps_what_comes_before(path: Path) -> None:
-    promised = killed_run(path, "write", 0, 1, 0.05)
+    promised = killed_run(path, "write", 0, 1, 0, first=50)
     log = Path(f"{path}-wal")
     frame = 24 + PAGE
     overwrite(log, 32 + (log.stat().st_size - 32) // frame // 2 * frame + 100, b"\xff" * 50)
