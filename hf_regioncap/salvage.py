@@ -7,38 +7,41 @@ is right is what was written.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+#: Small pages: a commit writes whole pages, and one row touches three. 1 kB pages write 6.9 kB a
+#: row where SQLite's default of 4 kB writes 13.7 kB (rows of 1.2 kB, one to a commit).
+PAGE_SIZE = 1024
 
-def carve(
-    data: memoryview, log: memoryview, page_size: int
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+
+def carve(data: memoryview, log: memoryview) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Every (row id, record) in the leaves of a file's tables and of its write-ahead log.
 
     A row may come more than once: pages of the log are newer copies of the file's.
 
-    >>> list(carve(memoryview(b""), memoryview(b""), 1024))
+    >>> list(carve(memoryview(b""), memoryview(b"")))
     []
     """
-    newest = dict(_log_pages(log, page_size))
+    newest = dict(_log_pages(log))
 
     def page(number: int) -> memoryview:
-        return newest.get(number, data[(number - 1) * page_size : number * page_size])
+        return newest.get(number, data[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
 
-    of_file = (data[at : at + page_size] for at in range(0, len(data), page_size))
-    of_log = (page for _, page in _log_pages(log, page_size))
+    of_file = (data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE))
+    of_log = (page for _, page in _log_pages(log))
     for leaf in itertools.chain(of_file, of_log):
         for row_id, payload in _leaf_cells(leaf, page, len(data) + len(log)):
             yield row_id, _record(payload)
 
 
-def _log_pages(log: memoryview, page_size: int) -> Iterator[tuple[int, memoryview]]:
+def _log_pages(log: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(number, page) of each frame of a write-ahead log, from the oldest to the newest."""
-    for at in range(32, len(log) - 24, 24 + page_size):
-        yield _number(log, at, 4), log[at + 24 : at + 24 + page_size]
+    for at in range(32, len(log) - 24, 24 + PAGE_SIZE):
+        yield _number(log, at, 4), log[at + 24 : at + 24 + PAGE_SIZE]
 
 
 def _leaf_cells(
@@ -58,17 +61,17 @@ def _leaf_cells(
 
 def _payload(leaf: memoryview, at: int, size: int, page: Callable[[int], memoryview]) -> bytes:
     """A cell's content: what lies in its page, then what lies in the chain of overflow pages."""
-    most, least = _PAGE_SIZE - 35, (_PAGE_SIZE - 12) * 32 // 255 - 23
+    most, least = PAGE_SIZE - 35, (PAGE_SIZE - 12) * 32 // 255 - 23
     here = size
     if size > most:
-        here = least + (size - least) % (_PAGE_SIZE - 4)
+        here = least + (size - least) % (PAGE_SIZE - 4)
         here = here if here <= most else least
     parts, left = [leaf[at : at + here]], size - here
     follow = _number(leaf, at + here, 4) if left else 0
     while left > 0:
         overflow = page(follow)
         parts.append(overflow[4 : 4 + left])
-        follow, left = _number(overflow, 0, 4), left - (_PAGE_SIZE - 4)
+        follow, left = _number(overflow, 0, 4), left - (PAGE_SIZE - 4)
     return b"".join(parts)
 
 
@@ -98,7 +101,7 @@ def _value(kind: int, content: bytes) -> Any:
         return int.from_bytes(content, "big", signed=True)
     if kind < 12:
         return None
-    return content if kind % 2 == 0 else _lenient_text(content)
+    return content if kind % 2 == 0 else content.decode("utf-8", "replace")
 
 
 def _number(data: memoryview, at: int, size: int) -> int:

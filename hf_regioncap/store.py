@@ -29,15 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from hf_regioncap.errors import OptionError, StoreError
-from hf_regioncap.salvage import carve
+from hf_regioncap.salvage import PAGE_SIZE, carve
 
 logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x52434150  # "RCAP", in the header of every store
 _VERSION = 1
-# Small pages: a commit writes whole pages, and one row touches three. 1 kB pages write 6.9 kB a
-# row where SQLite's default of 4 kB writes 13.7 kB (rows of 1.2 kB, one to a commit).
-_PAGE_SIZE = 1024
 _GROUP_SECONDS = 0.010
 _FOLD_BYTES = 4 << 20  # so long may the log become before it is folded into the file
 _MAX_CONNECTIONS = 8
@@ -414,7 +411,7 @@ def _write_probe(connection: sqlite3.Connection) -> None:
 
 def _create_table(connection: sqlite3.Connection) -> None:
     """Make an empty file a store, before it gets a log: its header then says so from the start."""
-    connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.execute(_CREATE)
@@ -903,7 +900,7 @@ def _damage_words(path: Path, why: str) -> str:
 def _carved(path: Path, ids: set[int]) -> Iterator[_Row]:
     """Every row in a store's bytes and in its log's that proves itself; adds their ids to `ids`."""
     data, log = (memoryview(_mapped(each)) for each in (path, _wal(path)))
-    for row_id, row in carve(data, log, _PAGE_SIZE):
+    for row_id, row in carve(data, log):
         if _is_whole(row):
             ids.add(row_id)
             yield row

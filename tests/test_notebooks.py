@@ -123,12 +123,25 @@ def execute(notebook: Any, home: Path, env: Mapping[str, str]) -> Path:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
-        coalesce_streams=True,
     )
     client.execute(env=dict(env))
+    for cell in code_cells(notebook):
+        cell.outputs = joined(cell.outputs)
     log = Path(env["NETWORK_LOG"])
     assert not log.exists(), f"asked for {log.read_text(encoding='utf-8')}"
     return folder
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """What was printed in one go, and sent in pieces, as one output."""
+    whole: list[Any] = []
+    for output in outputs:
+        name = output.get("name")
+        if whole and name and whole[-1].get("name") == name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def read(path: Path) -> Any:
