@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hf_regioncap.exports import explode_regions
     from hf_regioncap.gallery import show, write_gallery
     from hf_regioncap.pipeline import caption_dataset, estimate, retry_failed
-    from hf_regioncap.publish import publish
+    from hf_regioncap.publishing import publish
     from hf_regioncap.review import apply_review
 
 _HOMES = {
@@ -33,7 +33,7 @@ _HOMES = {
     "caption_dataset": "pipeline",
     "estimate": "pipeline",
     "explode_regions": "exports",
-    "publish": "publish",
+    "publish": "publishing",
     "retry_failed": "pipeline",
     "show": "gallery",
     "write_gallery": "gallery",

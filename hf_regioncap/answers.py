@@ -138,6 +138,7 @@ def _after_thinking(text: str) -> str:
     return text[pos:]
 
 
+_COLONS = (":", "：")
 _MOST_TEXT = 250_000  # characters; what comes after is not read
 _MOST_MARKS = 5_000  # nor what comes after so many marks or JSON values
 _SAYS_NOTHING = {"n/a", "na", "none", "null", "nil", "undefined"}
@@ -196,7 +197,7 @@ _KEY = re.compile(rf"{_QUOTED}|(?P<bare>{_BARE})")
 _FORGOTTEN_QUOTE = re.compile(r"""["'“‘][^"'“”‘’,:{}\n\\]{1,60}["'”’]\s*+[:：]""")
 _START = re.compile(rf"""\{{\s*+(?={_QUOTED}|{_BARE})|\[\s*+(?=["'“{{])""")
 _UNCLEAR = re.compile(
-    r"""\s*+(?:[,，]\s*+(?:["'“:：]|\Z)|[:："“]|\w{1,12}\s*+[:：]\s*+["'“])"""
+    r"""\s*+(?:[,，]\s*+(?:\w{0,12}\s*+["'“:：]|\Z)|[:："“]|\w{1,12}\s*+[:：]\s*+["'“])"""
 )
 _SPACE = re.compile(r"(?:\s++|//[^\n]*+)*+")
 _SCALAR = re.compile(r"""[^\s,}\]{\["'“”]++""")
@@ -297,7 +298,8 @@ class _JsonReader:
             if _FORGOTTEN_QUOTE.match(self.text, found.start()):  # the closing quote was forgotten
                 self.pos = found.start()
                 return None
-            if _UNCLEAR.match(self.text, self.pos):  # a quote inside, or JSON that is broken?
+            before = self.text[max(start, found.start() - 2) : found.start()].rstrip()
+            if before.endswith(_COLONS) or _UNCLEAR.match(self.text, self.pos):
                 break
         else:
             self.pos = len(self.text)
@@ -486,7 +488,7 @@ _LEAD = r"""(?:
       (?:of|for|in|inside|within|marked(?:[ ](?:as|by))?|labell?ed(?:[ ]as)?)[ ](?:the[ ])?
     )"""
 _LINE_START = re.compile(
-    rf"(?P<decor>(?:[^\w\n]|_){{0,24}}(?:\d{{1,3}}(?:[^\w\n]|_){{1,8}})?)(?P<lead>{_LEAD})?", re.I | re.X
+    rf"(?P<decor>(?:[^\w\n{{]|_){{0,24}}(?:\d{{1,3}}(?:[^\w\n{{]|_){{1,8}})?)(?P<lead>{_LEAD})?", re.I | re.X
 )
 _BOUNDARY = re.compile(
     rf"""(?P<stop>[.!?:;…。！？；>]|[,，/|])["'”’)*_\]]{{0,3}}(?:[ \t]{{1,3}}|(?<=[。！？；，>]))
@@ -495,8 +497,8 @@ _BOUNDARY = re.compile(
 )
 # A mark behind such a word is part of the sentence, whatever follows it.
 _PREPOSITION = re.compile(
-    r"""\b(?:in|of|to|with|than|from|by|near|behind|beside|at|on|as|like|for|under|above|below|over
-    |see|the|into|inside|within|around|between|against|von|im|zu|mit|de|du|à|del|con)[ \n]["'(*_]?$
+    r"""(?:(?<!and[ ])(?<!while[ ])(?<!but[ ])(?<![,;][ ])\bin|\b(?:of|to|with|than|from|by|near|behind|beside|at|on|as|like|for|under|above|below|over
+    |see|the|into|inside|within|around|between|against|von|im|zu|mit|de|du|à|del|con))[ \n]["'(*_]?$
     |[在与和跟]$""",
     re.I | re.X,
 )
@@ -527,6 +529,12 @@ _JOINT = re.compile(
     |[-–~～])["'*_`]{{0,3}}[<\[(]?(?:(?:{_ALL_NAMES})[ _-]?)?{_N}[>\])]?""",
     re.I | re.X,
 )
+# "Other regions:", "<region>:": nobody's, but the end of the caption before it.
+_NAMELESS = re.compile(
+    rf"""^[^\w\n{{]{{0,12}}(?:[A-Za-z]{{1,16}}[ ]){{0,2}}(?:{_NAMES}|{_NAMES_UNSPACED})[ ]?[>\])】]?
+    {_CLOSERS}(?:{_ASIDE})?{_CLOSERS}[ ]{{0,3}}[:：]""",
+    re.I | re.M | re.X,
+)
 _OPENER = re.compile(r"(\*{1,3}|_{1,3})[<\[(`\"'“]*$")
 _REACH = 90  # how far before a mark its sentence or line is looked for
 _STARTS = ("label", "subject")
@@ -546,7 +554,9 @@ def _strong_marks(text: str) -> list[_Mark]:
         marks.append(_strong_mark(text, found, done))
         if len(marks) >= _MOST_MARKS:
             break
-    return _with_paired_tags(marks)
+    for found in islice(_NAMELESS.finditer(text), _MOST_MARKS):
+        marks.append(_Mark(None, "label", found.start(), found.end(), found.end()))
+    return _with_paired_tags(sorted(marks, key=lambda mark: mark.start))
 
 
 def _strong_mark(text: str, found: re.Match[str], joint_end: int) -> _Mark:
@@ -653,7 +663,7 @@ def _with_paired_tags(marks: list[_Mark]) -> list[_Mark]:
 
 _NUMBERED_LINE = re.compile(
     rf"""^(?P<indent>[ \t\u3000]{{0,16}})(?:>[ ]?)?
-    (?P<decor>(?:[-*+•][ \t]{{1,3}})?[^\w\n(\[（【$€£{_CIRCLED}]{{0,8}})
+    (?P<decor>(?:[-*+•][ \t]{{1,3}})?[^\w\n{{(\[（【$€£{_CIRCLED}]{{0,8}})
     (?:[(\[（【](?P<a>\d{{1,3}})[)\]）】]{_CLOSERS}[ \t]?[:：.|–-]?
       |(?<=\*\*)(?P<b>\d{{1,3}})\*\*[ \t]?[:：.|–-]?
       |(?P<c>\d{{1,3}}){_CLOSERS}[ \t\xa0]{{0,2}}
@@ -665,14 +675,13 @@ _NUMBERED_LINE = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 _INLINE_NUMBER = re.compile(
-    r"(?<![^\s.)\]*#|])[(\[#*|]{0,3}[ ]?(\d{1,3})\*{0,2}[.):\]：）．、|](?!\d)(?=.)"
+    r"(?:(?<![^\s.)\]*#|])[ ]?|[(\[#*|]{1,3}[ ]?)(\d{1,3})\*{0,2}(?:[.):\]：）．、]|[ ]?\|)(?!\d)(?=.)"
 )
 _LEAD_IN = re.compile(
     r"""\b(?:image|picture|photo|here|below|sure|certainly|regions|boxes|marked|captions?
     |descriptions?|beschreib\w*|bild|voici|aquí|imagen)\b|图|区域|以下|画像|領域""",
     re.I | re.X,
 )
-_COLONS = (":", "：")
 
 
 def _numbered_lines(text: str, asked: Sequence[int]) -> list[_Mark]:
@@ -700,14 +709,15 @@ def _numbered_line(text: str, line: re.Match[str]) -> _Mark:
 
 def _starts(text: str) -> bool:
     """Whether any mark in the text begins a caption."""
-    strong = any(mark.kind in (*_STARTS, "inner") for mark in _strong_marks(text))
+    marks = _strong_marks(text)
+    strong = any(mark.kind in (*_STARTS, "inner") and mark.number is not None for mark in marks)
     return strong or bool(_NUMBERED_LINE.search(text))
 
 
 def _from_marks(text: str, asked: Sequence[int], cut: bool) -> dict[int, str] | None:
     """Read the captions behind marks; None if no mark begins one."""
     marks = _strong_marks(text)
-    if not any(mark.kind in (*_STARTS, "inner") for mark in marks):
+    if not any(mark.kind in (*_STARTS, "inner") and mark.number is not None for mark in marks):
         marks = _numbered_lines(text, asked)
         if not marks:
             return None

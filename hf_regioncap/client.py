@@ -278,8 +278,7 @@ class Run:
                     return replace(await self._keep(line, ask, key, reply), failures=tries)
             finally:
                 self._in_flight -= 1
-            if self._stopped is not None:
-                raise self._stopped
+            self._check_alive()
             verdict = _judge(reply, line, dialect)
             if isinstance(verdict, wire.Dialect):
                 line.learn(model, self._first, dialect, verdict)
@@ -321,7 +320,7 @@ class Run:
             sent_at = time.monotonic()
             reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
             now = time.monotonic()
-        if reply.status in (429, 503):
+        if reply.status in (429, 503) and not _out_of_credit(reply):
             line.gate.refused(now, sent_at, wire.retry_after(reply.headers, time.time()))
         elif reply.timed_out:
             line.gate.timed_out(now, sent_at)
@@ -336,7 +335,8 @@ class Run:
 
     def _check_alive(self) -> None:
         if self._stopped is not None:
-            raise self._stopped
+            # A new one for each: one that is shared would gather the traces of all that raise it.
+            raise type(self._stopped)(str(self._stopped))
         _end_if_orphaned()
 
     async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
@@ -463,8 +463,7 @@ def _judge(reply: Reply, line: Line, used: wire.Dialect) -> str | wire.Dialect:
     if status == 0 or status in (408, 409):
         return "retry"
     if status == 429:
-        # "no credit" comes as a refusal that no waiting ends (OpenAI: insufficient_quota).
-        return "permanent" if "insufficient_quota" in wire.code_of(reply.body) else "retry"
+        return "permanent" if _out_of_credit(reply) else "retry"
     if status in (401, 402, 403, 404):
         return "permanent"
     if status >= 500:
@@ -479,6 +478,11 @@ def _judge(reply: Reply, line: Line, used: wire.Dialect) -> str | wire.Dialect:
     if not line.answered_once and line.rejections >= REJECTIONS:
         return "permanent"
     return "row"
+
+
+def _out_of_credit(reply: Reply) -> bool:
+    """Whether a refusal is one that no waiting ends (OpenAI: insufficient_quota)."""
+    return reply.status == 429 and "insufficient_quota" in wire.code_of(reply.body)
 
 
 def _backoff(tries: int, reply: Reply) -> float | None:

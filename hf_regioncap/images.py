@@ -279,6 +279,8 @@ def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
 
 
 def _orientation(source: Image.Image) -> int:
+    if source.format == "TIFF":
+        return 1  # Pillow turns these itself, and tells the upright size
     try:
         return int(source.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF blocks raise a dozen things; the picture itself may be fine

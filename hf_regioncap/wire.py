@@ -235,7 +235,7 @@ def code_of(body: str) -> str:
 
 _PARAMETERS = re.compile(
     r"\b(response_format|json_schema|json_object|structured[ _]outputs?|guided_\w+|"
-    r"max_completion_tokens|max_tokens|temperature|seed|detail|image_url)\b",
+    r"max_completion_tokens|max_tokens|temperature|seed|(?:image_url\.)?detail|image_url)\b",
     re.IGNORECASE,
 )
 _CONTEXT = re.compile(r"context (?:length|window|size)|too many tokens|maximum context", re.I)
@@ -260,7 +260,7 @@ def rejected_parameter(body: str) -> str | None:
     found = _PARAMETERS.search(_param(body) or "") or _PARAMETERS.search(words)
     if found is None:
         return None
-    name = found.group(1).lower()
+    name = found.group(1).lower().removeprefix("image_url.")
     if name.startswith(("json_", "structured", "guided_")):
         return "response_format"
     if name == "image_url":

@@ -44,7 +44,7 @@ def stream(path: Path, rows: int, base_url: str, concurrency: int, batch_size: i
     from datasets import load_from_disk
 
     from hf_regioncap import caption_dataset
-    from hf_regioncap.publish import write_dataset
+    from hf_regioncap.publishing import write_dataset
 
     dataset = load_from_disk(str(path)).select(range(rows)).to_iterable_dataset()
     captioned = caption_dataset(

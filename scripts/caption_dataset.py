@@ -140,7 +140,7 @@ def write_output(
     """Parquet and card, the recipe, the seed's lines with their images, the page."""
     from hf_regioncap.exports import write_seed_jsonl
     from hf_regioncap.gallery import write_gallery
-    from hf_regioncap.publish import write_dataset
+    from hf_regioncap.publishing import write_dataset
     from hf_regioncap.recipe import make_recipe
 
     checked = Options(**options)
@@ -190,7 +190,7 @@ def source_of(parsed: argparse.Namespace) -> str | None:
 
 
 def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> str:
-    from hf_regioncap.publish import publish
+    from hf_regioncap.publishing import publish
     from hf_regioncap.recipe import make_recipe
 
     checked = Options(**options)

@@ -38,7 +38,7 @@ from skimage import data as photos
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg
-from hf_regioncap.publish import (
+from hf_regioncap.publishing import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
     _size_in_bytes,
