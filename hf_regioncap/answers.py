@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["format_regions", "is_refusal", "parse_answer"]
 
@@ -120,9 +120,13 @@ _PACKAGING = re.compile(
 
 def _clean(answer: str) -> str:
     """Drop what is no part of the answer: lone surrogates, thinking, fences, special tokens."""
-    text = answer.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = _after_thinking(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _without_lone_surrogates(answer).replace("\r\n", "\n").replace("\r", "\n")
+    text = _after_thinking(text)
     return _ESCAPED_MARK.sub(r"<\1>", _PACKAGING.sub("", text)).strip()
+
+
+def _without_lone_surrogates(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _after_thinking(text: str) -> str:
@@ -159,14 +163,14 @@ def _keep(items: Iterable[_Item], asked: Sequence[int]) -> dict[int, str]:
     was ("1. ... 2. ..." for the regions 2 and 5): unless all of them are named, such numbers
     are not trusted.
     """
-    items = list(items)
-    names_all = set(asked) <= {item.number for item in items}
+    items, wanted = list(items), set(asked)
+    names_all = wanted <= {item.number for item in items}
     lowest_unasked = 1_000
     kept: dict[int, str] = {}
     for number, caption, ordinal in items:
         if number is None:
             continue
-        if number not in asked:
+        if number not in wanted:
             if number == 0:
                 break
             lowest_unasked = min(lowest_unasked, number)
@@ -212,7 +216,8 @@ def _after_string(another: str, unseparated: str) -> re.Pattern[str]:
     )
 
 
-_AFTER_VALUE = _after_string(rf"{_QUOTED}|[\"“][^\"“”\n]{{0,80}}[\"”]?\s*+\Z", _FORGOTTEN_QUOTE.pattern)
+_KEY_CUT = r"""["“][^"“”\n]{0,80}["”]?\s*+\Z"""
+_AFTER_VALUE = _after_string(f"{_QUOTED}|{_KEY_CUT}", _FORGOTTEN_QUOTE.pattern)
 _AFTER_BARE_VALUE = _after_string(f"{_QUOTED}|{_BARE}", f"\n\\s*+{_BARE}")
 _AFTER_ITEM = _after_string(r"""["'“{\[\d]|null""", r"""["'“{]""")
 _MAX_DEPTH = 12
@@ -221,7 +226,8 @@ _UNFINISHED = ("", None)  # the last pair of an object that does not end
 
 def _json_values(text: str) -> list[_Found]:
     """Find the JSON values of a text, left to right, in one pass over it."""
-    found, pos = [], 0
+    found: list[_Found] = []
+    pos = 0
     while len(found) < _MOST_MARKS and (start := _START.search(text, pos)):
         reader = _JsonReader(text, start.start())
         value = reader.value()
@@ -282,21 +288,16 @@ class _JsonReader:
         return self.stopped
 
     def _string(self, after: re.Pattern[str]) -> str | None:
-        opening = self.text[self.pos]
-        closing = _QUOTES[opening]
-        stop = _STOPS[closing]
+        closing = _QUOTES[self.text[self.pos]]
         start = self.pos = self.pos + 1
-        while found := stop.search(self.text, self.pos):
+        while found := _STOPS[closing].search(self.text, self.pos):
             self.pos = found.end() + (found[0] == "\\")
             if found[0] == "\\":
                 continue
-            end = after.match(self.text, self.pos)
-            # An apostrophe at the end of a text may be one inside a string that was cut.
-            unsure = end and opening in "'‘" and not end[0].strip(",， \t\n")
-            if end and not unsure:
+            if self._ends_string(closing, after):
                 return _unescape(self.text[start : found.start()])
-            if _FORGOTTEN_QUOTE.match(self.text, found.start()):  # the closing quote was forgotten
-                self.pos = found.start()
+            if _FORGOTTEN_QUOTE.match(self.text, found.start()):
+                self.pos = found.start()  # it opens the next key: this string's end is missing
                 return None
             before = self.text[max(start, found.start() - 2) : found.start()].rstrip()
             if before.endswith(_COLONS) or _UNCLEAR.match(self.text, self.pos):
@@ -305,6 +306,14 @@ class _JsonReader:
             self.pos = len(self.text)
         self.stopped = True
         return None
+
+    def _ends_string(self, closing: str, after: re.Pattern[str]) -> bool:
+        """Whether the quote just read is the string's end, not one that stands inside it."""
+        follows = after.match(self.text, self.pos)
+        if follows is None:
+            return False
+        # The last apostrophe of a text may be one inside a string that was cut there.
+        return closing in '"”' or bool(follows[0].strip(",， \t\n"))
 
     def _scalar(self) -> int | None:
         scalar = _SCALAR.match(self.text, self.pos)
@@ -326,9 +335,7 @@ def _unescape(text: str) -> str:
             return chr(int(code[1:], 16))
         return _ESCAPED.get(code, code if code in _QUOTES else found[0])
 
-    return _ESCAPE.sub(plain, text).encode("utf-16-le", "surrogatepass").decode(
-        "utf-16-le", "replace"
-    )
+    return _without_lone_surrogates(_ESCAPE.sub(plain, text))
 
 
 _NUMBER_FIELDS = (
@@ -352,7 +359,7 @@ def _from_json(text: str, asked: Sequence[int]) -> dict[int, str] | None:
     before, after = text[: first.start], text[first.end :]
     alone = not before.rpartition("\n")[2].strip()
     if not alone and any(mark.kind == "label" for mark in _strong_marks(before)):
-        return None  # braces inside a caption, or JSON for each mark
+        return None  # braces inside a caption, or JSON behind each mark
     items = [item for found in values for item in _json_items(found.value)]
     if items:
         return _keep(items, asked)
@@ -360,7 +367,8 @@ def _from_json(text: str, asked: Sequence[int]) -> dict[int, str] | None:
         captions = _without_numbers(first.value, asked)
         if captions is not None:
             return captions
-    return {} if alone and not (before and first.whole) else None
+    is_cut = not first.whole and not after and text[first.start] == "{"
+    return {} if is_cut or (alone and not (before and first.whole)) else None
 
 
 def _json_items(value: object) -> list[_Item]:
@@ -384,14 +392,20 @@ def _record(pairs: tuple[tuple[str, object], ...]) -> _Item | None:
     """Read an object such as {"region": 1, "caption": "a cat"}."""
     fields = {key.strip().casefold(): value for key, value in reversed(pairs)}
     for name in _NUMBER_FIELDS:
-        value = fields.get(name)
-        number = value if isinstance(value, int) else _number(value) if value is str(value) else None
+        number = _field_number(fields.get(name))
         if number is not None:
             rest = tuple(pair for pair in pairs if pair[0].strip().casefold() != name)
-            if any(not isinstance(part, str | int | None) for _, part in rest) and not _text_of(rest):
-                return None
-            return _Item(number, _own_part(_text_of(rest), number), name in _ORDINAL_FIELDS)
+            caption = _text_of(rest)
+            if caption is None and any(isinstance(part, list | tuple) for _, part in rest):
+                return None  # {"id": 7, "regions": {...}}
+            return _Item(number, _own_part(caption, number), name in _ORDINAL_FIELDS)
     return None
+
+
+def _field_number(value: object) -> int | None:
+    if isinstance(value, str):
+        return _number(value)
+    return value if isinstance(value, int) else None
 
 
 def _text_of(value: object) -> str | None:
@@ -409,33 +423,34 @@ def _text_of(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _own_part(caption: str | None, number: int | None) -> str | None:
-    """Cut a JSON caption's own label; where it labels other regions too, take its own part."""
+def _own_part(caption: str | None, number: int) -> str | None:
+    """Cut a JSON caption's own label; if its lines label other regions, take its own part only."""
     if caption is None:
         return None
-    labels = [mark for mark in _strong_marks(caption) if mark.kind == "label"]
-    if not labels:
-        return caption
-    own = _keep(_items(caption, labels, cut=False), [number] if number is not None else [])
-    return own.get(number) if number is not None else None
+    labels = [
+        mark
+        for mark in _strong_marks(caption)
+        if mark.kind == "label" and not mark.loose and caption[: mark.start][-1:] in ("", "\n")
+    ]
+    return _keep(_items(caption, labels, cut=False), [number]).get(number) if labels else caption
 
 
 def _without_numbers(value: object, asked: Sequence[int]) -> dict[int, str] | None:
     """Read JSON that names no region: the one caption, or one for each place."""
     if isinstance(value, tuple):
-        lists = [part for _, part in value if isinstance(part, list)]
         texts = [part for key, part in value if key.strip().casefold() in _TEXT_FIELDS]
         if len(texts) == 1 and isinstance(texts[0], str):
             return _from_text(texts[0].strip(), asked, cut=False)
+        lists = [part for _, part in value if isinstance(part, list)]
         value = lists[0] if len(lists) == 1 else None
-    if not isinstance(value, list) or not all(part is None or isinstance(part, str) for part in value):
+    if not isinstance(value, list) or not all(isinstance(part, str | None) for part in value):
         return None
     marked = _from_marks("\n".join(part or "" for part in value), asked, cut=False)
     if marked is not None:
         return marked
     if list(asked) != list(range(1, len(value) + 1)):
         return {}
-    return _keep((_Item(n, part) for n, part in enumerate(value, 1)), asked)
+    return _keep((_Item(place, part) for place, part in enumerate(value, 1)), asked)
 
 
 # --- marks in text --------------------------------------------------------------------------
@@ -452,7 +467,7 @@ class _Mark:
     """
 
     number: int | None
-    kind: str
+    kind: Literal["label", "subject", "inner", "clause", "tangle", "mention", "close"]
     start: int  # where the caption before it ends
     end: int  # where its own caption begins
     after: int  # where the mark itself ends
@@ -484,11 +499,14 @@ _LEAD = r"""(?:
     |[在对于]{1,2}[ ]?
     |in[ ](?:the|this)[ ](?:image|picture|photo),[ ]
     |(?:here[ ]is[ ])?(?:the[ ]|a[ ])?
-      (?:contents?|image|scene|area|object|item|subject|descriptions?|captions?|marked[ ]\w{1,12})[ ]
+      (?:contents?|image|scene|area|object|item|subject|descriptions?|captions?
+        |marked[ ]\w{1,12})[ ]
       (?:of|for|in|inside|within|marked(?:[ ](?:as|by))?|labell?ed(?:[ ]as)?)[ ](?:the[ ])?
     )"""
 _LINE_START = re.compile(
-    rf"(?P<decor>(?:[^\w\n{{]|_){{0,24}}(?:\d{{1,3}}(?:[^\w\n{{]|_){{1,8}})?)(?P<lead>{_LEAD})?", re.I | re.X
+    rf"""(?P<decor>(?:[^\w\n{{]|_){{0,24}}(?:\d{{1,3}}(?:[^\w\n{{]|_){{1,8}})?)
+    (?P<lead>{_LEAD})?""",
+    re.I | re.X,
 )
 _BOUNDARY = re.compile(
     rf"""(?P<stop>[.!?:;…。！？；>]|[,，/|])["'”’)*_\]]{{0,3}}(?:[ \t]{{1,3}}|(?<=[。！？；，>]))
@@ -497,8 +515,10 @@ _BOUNDARY = re.compile(
 )
 # A mark behind such a word is part of the sentence, whatever follows it.
 _PREPOSITION = re.compile(
-    r"""(?:(?<!and[ ])(?<!while[ ])(?<!but[ ])(?<![,;][ ])\bin|\b(?:of|to|with|than|from|by|near|behind|beside|at|on|as|like|for|under|above|below|over
-    |see|the|into|inside|within|around|between|against|von|im|zu|mit|de|du|à|del|con))[ \n]["'(*_]?$
+    r"""(?:(?<!and[ ])(?<!while[ ])(?<!but[ ])(?<![,;][ ])\bin
+      |\b(?:of|to|with|than|from|by|near|behind|beside|at|on|as|like|for|under|above|below|over
+        |see|the|into|inside|within|around|between|against|von|im|zu|mit|de|du|à|del|con)
+    )[ \n]["'(*_]?$
     |[在与和跟]$""",
     re.I | re.X,
 )
@@ -525,8 +545,9 @@ _SAYS = re.compile(
     re.I | re.X,
 )
 _JOINT = re.compile(
-    rf"""(?:[ ]?(?:[,，、]?[ ]?(?:and|&|\+|or|to|through|und|bis|et|à|y|和|与|及|到|至|と)[ ]?|[,，、/][ ]?)
-    |[-–~～])["'*_`]{{0,3}}[<\[(]?(?:(?:{_ALL_NAMES})[ _-]?)?{_N}[>\])]?""",
+    rf"""(?:[ ]?(?:[,，、]?[ ]?(?:and|&|\+|or|to|through|und|bis|et|à|y|和|与|及|到|至|と)[ ]?
+      |[,，、/][ ]?)|[-–~～])
+    ["'*_`]{{0,3}}[<\[(]?(?:(?:{_ALL_NAMES})[ _-]?)?{_N}[>\])]?""",
     re.I | re.X,
 )
 # "Other regions:", "<region>:": nobody's, but the end of the caption before it.
@@ -536,8 +557,9 @@ _NAMELESS = re.compile(
     re.I | re.M | re.X,
 )
 _OPENER = re.compile(r"(\*{1,3}|_{1,3})[<\[(`\"'“]*$")
+_BOXES = ("[", "(", "【", "（")
 _REACH = 90  # how far before a mark its sentence or line is looked for
-_STARTS = ("label", "subject")
+_AT_LINE_START = ("label", "subject")
 
 
 def _strong_marks(text: str) -> list[_Mark]:
@@ -587,7 +609,7 @@ def _strong_mark(text: str, found: re.Match[str], joint_end: int) -> _Mark:
 def _at_line_start(text: str, mark: _Mark, line: re.Match[str], bracket: str) -> _Mark:
     says = _SAYS.match(text, mark.after)
     label = _LABEL.match(text, mark.after)
-    plain = not mark.loose and not says and (bracket in tuple("[(【（") or _plain_label(text, mark))
+    plain = not mark.loose and not says and (bracket in _BOXES or _plain_label(text, mark))
     if label or plain:
         return _as_label(text, mark, line["decor"], line.start(), label)
     wrapped = _PREPOSITION.search(text, max(0, line.start() - 20), line.start())
@@ -598,33 +620,31 @@ def _at_line_start(text: str, mark: _Mark, line: re.Match[str], bracket: str) ->
 
 
 def _within_line(text: str, mark: _Mark, head: int) -> _Mark:
-    boundary = _BOUNDARY.search(text, head, mark.start)
-    label = _LABEL.match(text, mark.after)
-    firm = label if label and label["firm"] else None
     says = _SAYS.match(text, mark.after)
+    label = _LABEL.match(text, mark.after)
+    firm = bool(label and label["firm"])
+    boundary = _BOUNDARY.search(text, head, mark.start)
     if boundary:
         start = boundary.start("decor")
         if firm:
-            return _as_label(text, mark, boundary["decor"], start, firm)
+            return _as_label(text, mark, boundary["decor"], start, label)
         sentence = boundary["stop"] in ".!?:;…。！？；>" and not boundary["joined"]
         if sentence and (says or not mark.loose):
             return replace(mark, kind="inner", start=start, end=start)
-    follows = _PREPOSITION.search(text, head, mark.start)
-    if not follows and (firm or (not mark.loose and not says and _plain_label(text, mark))):
+    if _PREPOSITION.search(text, head, mark.start):
+        return mark
+    if firm or (not mark.loose and not says and _plain_label(text, mark)):
         return replace(mark, kind="tangle")
-    clause = says and not mark.loose and not follows
-    return replace(mark, kind="clause") if clause else mark
+    return replace(mark, kind="clause") if says and not mark.loose else mark
 
 
 def _plain_label(text: str, mark: _Mark) -> bool:
     """Whether what follows a mark without a colon begins a caption: "<region1> A cat"."""
     follows = _PLAIN_LABEL.match(text, mark.after)
-    return bool(follows) and (follows["first"] is None or follows["first"].isupper())
+    return follows is not None and (follows["first"] or "A").isupper()
 
 
-def _as_label(
-    text: str, mark: _Mark, decor: str, start: int, label: re.Match[str] | None
-) -> _Mark:
+def _as_label(text: str, mark: _Mark, decor: str, start: int, label: re.Match[str] | None) -> _Mark:
     end = label.end() if label else mark.after
     emphasis = _OPENER.search(decor)
     opener = emphasis[1] if emphasis else ""
@@ -649,14 +669,12 @@ def _with_paired_tags(marks: list[_Mark]) -> list[_Mark]:
     behind_last = 0
     for place, closing in enumerate(marks):
         if closing.kind == "close":
-            opened = [
-                at for at in range(behind_last, place)
-                if closing.number in (marks[at].number, None)
-            ]
-            starting = [at for at in opened if marks[at].kind != "mention"] or opened[-1:]
-            for at in starting[:1]:
-                if marks[at].kind != "label":
-                    marks[at] = replace(marks[at], kind="label", end=marks[at].after)
+            within = range(behind_last, place)
+            same = [at for at in within if closing.number in (marks[at].number, None)]
+            last = max(same, default=-1)
+            opening = next((at for at in same if marks[at].kind != "mention"), last)
+            if opening >= 0 and marks[opening].kind != "label":
+                marks[opening] = replace(marks[opening], kind="label", end=marks[opening].after)
             behind_last = place + 1
     return marks
 
@@ -675,7 +693,9 @@ _NUMBERED_LINE = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 _INLINE_NUMBER = re.compile(
-    r"(?:(?<![^\s.)\]*#|])[ ]?|[(\[#*|]{1,3}[ ]?)(\d{1,3})\*{0,2}(?:[.):\]：）．、]|[ ]?\|)(?!\d)(?=.)"
+    r"""(?:(?<![^\s.)\]*\#|])[ ]?|[(\[\#*|]{1,3}[ ]?)
+    (\d{1,3})\*{0,2}(?:[.):\]：）．、]|[ ]?\|)(?!\d)(?=.)""",
+    re.X,
 )
 _LEAD_IN = re.compile(
     r"""\b(?:image|picture|photo|here|below|sure|certainly|regions|boxes|marked|captions?
@@ -709,15 +729,18 @@ def _numbered_line(text: str, line: re.Match[str]) -> _Mark:
 
 def _starts(text: str) -> bool:
     """Whether any mark in the text begins a caption."""
-    marks = _strong_marks(text)
-    strong = any(mark.kind in (*_STARTS, "inner") and mark.number is not None for mark in marks)
-    return strong or bool(_NUMBERED_LINE.search(text))
+    return _begin_captions(_strong_marks(text)) or bool(_NUMBERED_LINE.search(text))
+
+
+def _begin_captions(marks: Iterable[_Mark]) -> bool:
+    kinds = (*_AT_LINE_START, "inner")
+    return any(mark.kind in kinds and mark.number is not None for mark in marks)
 
 
 def _from_marks(text: str, asked: Sequence[int], cut: bool) -> dict[int, str] | None:
     """Read the captions behind marks; None if no mark begins one."""
     marks = _strong_marks(text)
-    if not any(mark.kind in (*_STARTS, "inner") and mark.number is not None for mark in marks):
+    if not _begin_captions(marks):
         marks = _numbered_lines(text, asked)
         if not marks:
             return None
@@ -740,13 +763,14 @@ def _with_doubts(text: str, marks: list[_Mark], asked: Sequence[int]) -> list[_M
 def _items(text: str, marks: Sequence[_Mark], cut: bool) -> list[_Item]:
     """Cut a text at its marks; captions behind labels come before those in sentences."""
     if cut:  # what touches the end may have been about to become something else
-        marks = [mark for mark in marks if max(mark.end, mark.after) < len(text)]
+        end = len(text)
+        marks = [m for m in marks if m.kind == "close" or max(m.end, m.after) < end]
     labelled = {mark.number for mark in marks if mark.kind == "label"}
     sections: list[tuple[_Mark, _Item]] = []
     current: _Mark | None = None
     doubtful = False
     for mark in marks:
-        if mark.kind in _STARTS or (mark.kind == "inner" and not labelled):
+        if mark.kind in _AT_LINE_START or (mark.kind == "inner" and not labelled):
             if current and current.number == mark.number and mark.kind == "inner":
                 continue  # the region's next sentence
             if current:
@@ -773,7 +797,9 @@ _CHAT = (
     r"let me know|i hope|feel free|if you(?:'d| would| need| have| want)|please (?:let|note)|note:"
     r"|is there anything|would you like"
 )
-_SUMMARY = r"overall,|in summary|in conclusion|to summari[sz]e|together,|these (?:regions|captions|desc)"
+_SUMMARY = (
+    r"overall,|in summary|in conclusion|to summari[sz]e|together,|these (?:regions|captions|desc)"
+)
 _NEW_PARAGRAPH = r"\n[ \t]{0,8}\n[ \t]{0,8}(?:[-=*_]{3,9}\n)?[ \t>*_\n]{0,6}"
 _PARTING = re.compile(f"{_NEW_PARAGRAPH}(?:{_CHAT})", re.I)
 _ENDING = re.compile(f"{_NEW_PARAGRAPH}(?:{_CHAT}|{_SUMMARY})|\n[ \t]{{0,4}}(#{{1,6}})[ \t]", re.I)
@@ -847,64 +873,88 @@ def _lone(text: str) -> str | None:
 
 # --- refusing words -------------------------------------------------------------------------
 
-# What may come before the refusal itself, or stand alone beside it.
-_POLITE_START = re.compile(
-    r"""(?:(?:(?P<sorry>i(?:'m|[ ]am)[ ](?:\w+[ ])?sorry|i[ ]apologi[sz]e|my[ ]apologies|es[ ]tut[ ]mir[ ](?:\w+[ ])?leid
-      |je[ ]suis[ ](?:\w+[ ])?désolée?|lo[ ]siento(?:[ ]mucho)?|lo[ ]lamento
-      |(?:很|非常|实在|十分)?(?:抱歉|对不起|對不起)|(?:大変|誠に)?申し訳(?:あり|ござい)ません(?:が)?)
-     |sorry|tut[ ]mir[ ](?:\w+[ ])?leid|entschuldigung|désolée?|pardon
-     |不好意思|遗憾的是|すみません(?:が)?|恐れ入りますが|残念ながら|私は
-     |for[ ](?:the[ ]|any[ ])?(?:inconvenience|confusion|misunderstanding)|about[ ]that
-     |unfortunately|regrettably|however|but|also|i'm[ ]afraid(?:[ ]that)?|at[ ]this[ ]time|leider|jedoch
-     |malheureusement|lamentablemente|desafortunadamente|aber|mais|pero|但是?
-     |as[ ]an?[ ](?:\w+[ ]){0,3}(?:ai|model|assistant)\b[^,.\n]{0,60}|i(?:'m|[ ]am)[ ](?:just[ ])?an[ ]ai\b[^,.\n]{0,40}
-     |als[ ](?:\w+[ -])?ki\b[^,\n]{0,30}?(?=,|[ ]kann)|en[ ]tant[ ]qu[e'][^,\n]{0,60}|como[ ](?:modelo|ia|asistente|una?[ ]ia)[^,\n]{0,60}
-     |作为(?:一个|一名)?(?:ai|人工智能|语言模型|大模型)[^，,\n]{0,20}|aiとして
-     |(?:for|due[ ]to|to[ ]protect)[ ](?:\w+[ ']){0,4}(?:privacy|safety|ethical|security|policy)(?:[ ]\w+){0,3}
-    )[\s,，、:—–-]*)+""",
-    re.I | re.X,
-)
-_CANNOT = (
-    r"i[ ]?(?:(?:really|simply|currently|also|just)[ ])?(?:cannot|can[ ]not|can't|cant|could[ ]not|couldn't|won't"
-    r"|will[ ]not|do[ ]not|don't|(?:'m|am)[ ](?:currently[ ])?(?:unable|not[ ](?:able|allowed|permitted"
-    r"|comfortable|going|in[ ]a[ ]position))(?:[ ]to)?)[ ](?:be[ ]able[ ]to[ ]|\w+ly[ ])?"
-)
+# Regular expressions by language, for the beginning of a clause.
+_SORRY = {
+    "en": r"i(?:'m| am) (?:\w+ )?sorry|i apologi[sz]e|my apologies",
+    "de": r"es tut mir (?:\w+ )?leid",
+    "fr": r"je suis (?:\w+ )?désolée?",
+    "es": r"lo siento(?: mucho)?|lo lamento",
+    "zh": r"(?:很|非常|实在|十分)?(?:抱歉|对不起|對不起)",
+    "ja": r"(?:大変|誠に)?申し訳(?:あり|ござい)ません(?:が)?",
+}
+_PREAMBLE = {
+    "en": r"sorry|about that|for (?:the |any )?(?:inconvenience|confusion|misunderstanding)"
+    r"|unfortunately|regrettably|however|but|also|at this time|i'm afraid(?: that)?"
+    r"|as an? (?:\w+ ){0,3}(?:ai|model|assistant)\b[^,.\n]{0,60}"
+    r"|i(?:'m| am) (?:just )?an ai\b[^,.\n]{0,40}?(?=,| and\b|$)(?: and\b)?"
+    r"|(?:for|due to|to protect) (?:\w+[ ']){0,4}(?:privacy|safety|ethical|security|policy)"
+    r"(?: \w+){0,3}",
+    "de": r"tut mir (?:\w+ )?leid|entschuldigung|leider|jedoch|aber"
+    r"|als (?:\w+[ -])?ki\b[^,\n]{0,30}?(?=,| kann)",
+    "fr": r"désolée?|pardon|malheureusement|mais|en tant qu[e'][^,\n]{0,60}",
+    "es": r"lamentablemente|desafortunadamente|pero"
+    r"|como (?:modelo|ia|asistente|una? ia)[^,\n]{0,60}",
+    "zh": r"不好意思|遗憾的是|但是?"
+    r"|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大模型)[^，,\n]{0,20}",
+    "ja": r"すみません(?:が)?|恐れ入りますが|残念ながら|私は|aiとして",
+}
 _HELPING = (
-    r"(?:assist|help(?=[ ]*$|[ ](?:with|you|identify|describ|in)\b)|identif|provid|describ|comply|fulfil"
-    r"|process|analy[sz]|recogni[sz]|determine|answer|do[ ](?:that|this|so)\b|generat|discuss|access|engage"
-    r"|complete|continue|offer|giv(?:e|ing)|share|sharing|respond|caption|comment|speculat|confirm|interpret"
-    r"|detect|support|make[ ](?:out|that|any)|tell[ ](?:who|what|you)|feel[ ]comfortable"
-    r"|have[ ](?:the[ ]ability|access|enough|permission)|(?:see|view|read|find)[ ](?:(?:the|any|an?|this|that"
-    r"|what|enough|your)[ ])?(?:image|picture|photo|region|box|content|mark|detail|what|anything|<))"
+    r"(?:assist|help(?= *$| (?:with|you|identify|describ|in)\b)|identif|provid|describ|comply"
+    r"|fulfil|process|analy[sz]|recogni[sz]|determine|answer|do (?:that|this|so)\b|generat|discuss"
+    r"|access|engage|complete|continue|offer|giv(?:e|ing)|shar(?:e|ing)|respond|caption|comment"
+    r"|speculat|confirm|interpret|detect|support|make (?:out|that|any)|tell (?:who|what|you)"
+    r"|feel comfortable|have (?:the ability|access|enough|permission)"
+    r"|(?:see|view|read|find) (?:(?:the|any|an?|this|that|what|enough|your) )?"
+    r"(?:image|picture|photo|region|box|content|mark|detail|what|anything|<))"
 )
-_REFUSING = re.compile(
-    rf"""(?:{_CANNOT}{_HELPING}
-    |i[ ](?:must|have[ ]to|need[ ]to|will[ ]have[ ]to|respectfully)[ ](?:\w+ly[ ])?(?:decline|refuse|refrain)
-    |i[ ]decline[ ]to|i'd[ ]rather[ ]not
-    |(?:i'm[ ]|am[ ])?(?:unable|not[ ]able)[ ]to[ ]{_HELPING}|(?:cannot|can't)[ ](?:be[ ])?{_HELPING}
-    |(?:this|your|the)[ ](?:request|prompt|response|content|input)\b.{{0,60}}(?:violat|polic|flagged|filtered|blocked|safety)
-    |(?=.{{0,50}}\bich\b)(?:(?:ich|dabei|damit|dazu|das|hierbei|diese\w*)[ ]){{0,2}}(?:kann|darf|könnte|bin)\b.{{0,80}}
-      \b(?:nicht|keine?n?)\b.{{0,60}}\b(?:\w*helfen|identifizieren|beschreiben|erkennen|sagen|beantworten
-      |unterstützen|bereitstellen|angeben|bestimmen|machen|lage)\b
-    |je[ ]n(?:e[ ]|')(?:peux|suis|pourrai|puis)\b.{{0,40}}(?:aider|identifier|décrire|répondre|fournir|assister
-      |reconnaître|traiter|mesure|capable|faire|autorisé|déterminer)
-    |(?:yo[ ])?no[ ](?:puedo|me[ ]es[ ]posible|soy[ ]capaz|estoy[ ](?:autorizado|capacitado)|tengo)\b.{{0,60}}
-      (?:ayudar|identificar|describir|responder|proporcionar|asistir|reconocer|procesar|hacer|cumplir|ofrecer)
-    |(?:我|目前我?|暂时|對此)(?:[^，。\n]{{0,8}})(?:无法|不能|无权|没有办法|無法).{{0,30}}(?:识别|辨认|提供|协助|帮助|帮|描述|回答
-      |满足|完成|处理|查看|继续|讨论|分析|確認|识別|識別|協助|幫助|滿足|處理|确定)
-    |(?:无法|不能|無法)(?:为您|对此|對此)?(?:识别|辨认|提供|协助|帮助|描述|回答|满足|处理|識別|協助|幫助)[^的]{{0,40}}$
-    |(?:この(?:画像|写真|リクエスト|内容|人物|質問)|その|ご|お|画像)?.{{0,60}}(?:特定|識別|説明|回答|お答え|お手伝い|対応|支援
-      |提供|記述|お応え)(?:する(?:こと)?)?[はがを]?(?:でき|いたしかね|致しかね|しかね)(?:ません|ます)
-    )""",
-    re.I | re.X,
+_REFUSES = {
+    "en": r"i ?(?:(?:really|simply|currently|also|just) )?(?:cannot|can not|can't|cant|could not"
+    r"|couldn't|won't|will not|do not|don't|(?:'m|am) (?:currently )?(?:unable|not (?:able|allowed"
+    r"|permitted|comfortable|going|in a position))(?: to)?) (?:be able to |\w+ly )?"
+    + _HELPING
+    + r"|i (?:must|have to|need to|will have to|respectfully) (?:\w+ly )?"
+    r"(?:decline|refuse|refrain)|i decline to|i'd rather not"
+    rf"|(?:(?:i'm |am )?(?:unable|not able) to|can(?:not|'t)(?: be)?) {_HELPING}"
+    r"|(?:this|your|the) (?:request|prompt|response|content|input)\b.{0,60}"
+    r"(?:violat|polic|flagged|filtered|blocked|safety)",
+    "de": r"(?=.{0,50}\bich\b)(?:(?:ich|dabei|damit|dazu|das|hierbei|diese\w*) ){0,2}"
+    r"(?:kann|darf|könnte|bin)\b.{0,80}\b(?:nicht|keine?n?)\b.{0,60}"
+    r"\b(?:\w*helfen|identifizieren|beschreiben|erkennen|sagen|beantworten|unterstützen"
+    r"|bereitstellen|angeben|bestimmen|machen|lage)\b",
+    "fr": r"je n(?:e |')(?:peux|suis|pourrai|puis)\b.{0,40}(?:aider|identifier|décrire|répondre"
+    r"|fournir|assister|reconnaître|traiter|mesure|capable|faire|autorisé|déterminer)",
+    "es": r"(?:yo )?no (?:puedo|me es posible|soy capaz|estoy (?:autorizado|capacitado)|tengo)\b"
+    r".{0,60}(?:ayudar|identificar|describir|responder|proporcionar|asistir|reconocer|procesar"
+    r"|hacer|cumplir|ofrecer)",
+    "zh": r"(?:我|目前我?|暂时|對此)[^，。\n]{0,8}(?:无法|不能|无权|没有办法|無法).{0,30}(?:识别|辨认"
+    r"|提供|协助|帮|描述|回答|满足|完成|处理|查看|继续|讨论|分析|確認|識別|協助|幫|滿足|處理|确定)"
+    r"|(?:无法|不能|無法)(?:为您|对此|對此)?(?:识别|辨认|提供|协助|帮助|描述|回答|满足|处理"
+    r"|識別|協助|幫助)[^的]{0,40}$",
+    "ja": r".{0,60}(?:特定|識別|説明|回答|お答え|お手伝い|対応|支援|提供|記述|お応え)"
+    r"(?:する(?:こと)?)?[はがを]?(?:でき|いたしかね|致しかね|しかね)(?:ません|ます)",
+}
+_OFFERS = {
+    "en": r"if you|feel free|let me know|please|thank|is there|(?:would|could|can) you"
+    r"|i can (?:help|assist|try|describe|provide|offer|only)|you (?:can|may|could) |perhaps you"
+    r"|i(?:'d|'ll| would| will|'m| am) (?:be )?(?:happy|glad|able)"
+    r"|it(?:'s| is) (?:against|not (?:possible|appropriate))",
+    "de": r"wenn sie|bitte",
+    "fr": r"si vous|n'hésitez",
+    "es": r"si (?:tienes|necesita|desea|hay)|por favor",
+    "zh": r"如果您?|请|若",
+    "ja": r"もし|他の|別の",
+}
+
+
+def _any(by_language: Mapping[str, str]) -> str:
+    return "|".join(by_language.values())
+
+
+_POLITE_START = re.compile(
+    rf"(?:(?:(?P<sorry>{_any(_SORRY)})|{_any(_PREAMBLE)})[\s,，、:—–-]*)+", re.I
 )
-_POLITE = re.compile(
-    r"""if[ ]you|feel[ ]free|let[ ]me[ ]know|please|i[ ]can[ ](?:help|assist|try|describe|provide|offer|only)
-    |i(?:'d|'ll|[ ]would|[ ]will|'m|[ ]am)[ ](?:be[ ])?(?:happy|glad|able)|is[ ]there|would[ ]you|could[ ]you
-    |can[ ]you|you[ ](?:can|may|could)[ ]|perhaps[ ]you|thank|it(?:'s|[ ]is)[ ](?:against|not[ ](?:possible|appropriate))
-    |wenn[ ]sie|bitte|si[ ]vous|n'hésitez|si[ ](?:tienes|necesita|desea|hay)|por[ ]favor|如果您?|请|若|もし|他の|別の""",
-    re.I | re.X,
-)
+_REFUSING = re.compile(_any(_REFUSES), re.I)
+_OFFERING = re.compile(_any(_OFFERS), re.I)
 _BREAK = re.compile(r"""[.!?。！？;:\n{}"“”]|,?\s(?:but|however|aber|mais|pero)\s|，但""", re.I)
 _MOST_CLAUSES = 40
 
@@ -914,7 +964,8 @@ def is_refusal(text: str) -> bool:
 
     Each of its clauses has to refuse, apologise or offer something else; a caption that contains
     such words, or a refusal that goes on to describe, is none. Marks and JSON keys count for
-    nothing, so that an answer that refuses region by region is a refusal too.
+    nothing: an answer that refuses region by region is a refusal too. English, German, French,
+    Spanish, Chinese and Japanese.
 
     >>> is_refusal("I'm sorry, but I can't assist with that.")
     True
@@ -923,14 +974,13 @@ def is_refusal(text: str) -> bool:
     """
     plain = _clean(text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     refuses = False
-    for clause in _BREAK.split(plain, maxsplit=_MOST_CLAUSES):
-        clause = clause.strip(" ,，-–—\t\"'*_`[]()|#")
+    for part in _BREAK.split(plain, maxsplit=_MOST_CLAUSES):
+        clause = part.strip(" ,，-–—\t\"'*_`[]()|#")
         polite = _POLITE_START.match(clause)
         said = clause[polite.end() :] if polite else clause
-        if polite and polite["sorry"] and not said:
+        sorry = polite is not None and polite["sorry"] is not None and not said
+        if sorry or _REFUSING.match(said):
             refuses = True
-        elif _REFUSING.match(said):
-            refuses = True
-        elif said and not _POLITE.match(said) and _number(said) is None:
+        elif said and not _OFFERING.match(said) and _number(said) is None:
             return False
     return refuses

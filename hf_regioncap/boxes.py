@@ -24,6 +24,8 @@ USED = ("ok", "clipped")
 
 #: Sides and overhangs below a thousandth of a pixel are float noise (0.1 in float32 is not 0.1).
 _NOISE = 1e-3
+#: Farther out than this is "far outside" all the same, and sums of it stay finite.
+_FAR = 1e100
 #: How many non-zero boxes have to agree before a whole column is called wrong.
 _ENOUGH = 10
 
@@ -107,8 +109,7 @@ def place_boxes(
     if size_wh is None:
         return Placed(np.full((len(rows), 4), np.nan), ["no_image"] * len(rows))
     given = as_boxes(rows)
-    with np.errstate(over="ignore", invalid="ignore"):  # 1e308 + 1e308: beyond the edge, no drama
-        xyxy = to_xyxy(to_pixels(given, box_unit, size_wh), box_format)
+    xyxy = to_xyxy(to_pixels(given.clip(-_FAR, _FAR), box_unit, size_wh), box_format)
     width, height = size_wh
     clipped = np.clip(xyxy, 0, [width, height, width, height])
     statuses: list[str] = []
@@ -245,10 +246,9 @@ def _nonzero(rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]]) -> tu
 
 def _fits(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> NDArray[np.bool_]:
     """Which boxes lie in their images (a hundredth of the side to spare) at a pixel or more."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
-        xyxy = to_xyxy(boxes * np.tile(scale, 2), box_format)
-        slack = np.maximum(1.0, sizes / 100)
-        low, high = xyxy[:, :2], xyxy[:, 2:]
-        fits = (low >= -slack) & (high <= sizes + slack) & (high - low >= 1 - _NOISE)
+    scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
+    xyxy = to_xyxy(boxes.clip(-_FAR, _FAR) * np.tile(scale, 2), box_format)
+    slack = np.maximum(1.0, sizes / 100)
+    low, high = xyxy[:, :2], xyxy[:, 2:]
+    fits = (low >= -slack) & (high <= sizes + slack) & (high - low >= 1 - _NOISE)
     return np.asarray(fits.all(axis=1))

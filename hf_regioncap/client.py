@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import os
 import random
 import sys
@@ -78,6 +77,7 @@ class Line:
         self._client: openai.AsyncOpenAI | None = None
         self._dialects: dict[tuple[str, wire.Dialect], wire.Dialect] = {}
         self._probes: dict[str, asyncio.Event] = {}
+        self._patience: asyncio.Task[None] | None = None  # the loop itself keeps no task alive
         self._proven: set[str] = set()
         self.answered_once = False
         self.rejections = 0
@@ -101,16 +101,26 @@ class Line:
         An endpoint that rejects a parameter does so at once. Without this, every request of the
         first window would be rejected for the same reason.
         """
-        if model in self._proven:
-            return
-        if model not in self._probes:
-            self._probes[model] = asyncio.Event()
-            return
-        patience = 0.1 if is_loopback(self.endpoint.host) else 0.5
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._probes[model].wait(), patience)
-        if model not in self._probes:  # the probe was rejected: one of the others probes anew
-            await self.may_ask(model)
+        while model not in self._proven:
+            probe = self._probes.get(model)
+            if probe is None:
+                probe = self._probes[model] = asyncio.Event()
+                self._patience = asyncio.ensure_future(self._lose_patience(probe))
+                return
+            await probe.wait()
+            if self._probes.get(model) is probe:
+                return
+            # The probe was rejected: one of the others probes anew.
+
+    async def _lose_patience(self, probe: asyncio.Event) -> None:
+        """Let the others go after a moment, for an endpoint that accepts takes long to answer.
+
+        The moment is counted in short turns, which take longer when this process is as busy with
+        drawing as it is at the start: the probe itself then takes longer, too.
+        """
+        for _ in range(10 if is_loopback(self.endpoint.host) else 50):
+            await asyncio.sleep(0.01)
+        probe.set()
 
     def proven(self, model: str) -> None:
         """The endpoint takes what is sent: nobody needs to wait for a probe any more."""

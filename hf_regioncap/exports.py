@@ -28,10 +28,9 @@ from hf_regioncap.card import named_splits
 from hf_regioncap.errors import OptionError, one_of
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
-from hf_regioncap.options import read_options
 from hf_regioncap.prompts import label_text
-from hf_regioncap.rows import make_plan, read_boxes
-from hf_regioncap.tables import Rows, walk
+from hf_regioncap.rows import read_boxes
+from hf_regioncap.tables import class_names, walk
 
 Size = tuple[int, int]
 Labels = Sequence[str] | Mapping[int, str] | None
@@ -202,9 +201,7 @@ def _label_names(dataset: Any, label_column: str | None, label_names: Labels) ->
     if label_column is None or label_names is not None:
         return label_names
     part = next(iter(named_splits(dataset).values()))
-    options = read_options({"label_column": label_column})
-    empty = part.features.arrow_schema.empty_table()
-    return make_plan(options, Rows(empty, options.image_column), reads_boxes=False).label_names
+    return class_names(part.features, label_column)
 
 
 def _image(example: Mapping[str, Any], reading: Reading) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from hf_regioncap.errors import OptionError
 from hf_regioncap.images import encode_jpeg, open_picture
 from hf_regioncap.prompts import label_text
 from hf_regioncap.review import finite_box, padded, region_keys, undecoded
-from hf_regioncap.tables import walk
+from hf_regioncap.tables import class_names, walk
 
 #: Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
 #: The black of the set is a light grey here, to be seen on dark photos. With the ink on top.
@@ -249,7 +249,7 @@ def _examples(dataset: Any, reading: _Reading) -> tuple[Iterable[Any], _Reading]
     if dataset.features is not None:
         _check_image_column(reading.image_column, list(dataset.features))
         if names is None and reading.label_column:
-            names = _class_names(dataset.features, reading.label_column.split("."))
+            names = class_names(dataset.features, reading.label_column)
     return undecoded(dataset, _columns(reading)), replace(reading, label_names=names)
 
 
@@ -262,19 +262,6 @@ def _columns(reading: _Reading) -> list[str]:
 def _check_image_column(name: str, there: list[str]) -> None:
     if name not in there:
         raise OptionError(f"no column {name!r}; the dataset has {there}: pass image_column=")
-
-
-def _class_names(features: Any, parts: Sequence[str]) -> Labels:
-    """Find the names of a `ClassLabel` below lists and structs of features."""
-    if hasattr(features, "names"):
-        return list(features.names)
-    if hasattr(features, "feature"):
-        return _class_names(features.feature, parts)
-    if isinstance(features, list):
-        return _class_names(features[0], parts)
-    if isinstance(features, Mapping) and parts and parts[0] in features:
-        return _class_names(features[parts[0]], parts[1:])
-    return None
 
 
 def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row:

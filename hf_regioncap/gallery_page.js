@@ -52,6 +52,7 @@ for (const card of cards) {
   card.items = card.row.regions.map((region, index) => ({ card, region, index }));
   card.captions = card.items.filter((item) => item.region.number);
 }
+const allCaptions = cards.flatMap((card) => card.captions);
 const byKey = new Map();
 for (const card of cards) {
   for (const item of card.captions) {
@@ -758,13 +759,18 @@ const tally = (values) => {
 
 const REVIEW_WORDS = [["open", "Not reviewed", ""], ["accepted", "Accepted", "s-accepted"], ["edited", "Edited", "s-edited"], ["rejected", "Rejected", "s-rejected"], ["missing", "Without a caption", ""]];
 const rowsByStatus = tally(cards.map((card) => card.row.status));
-const regionsByLabel = tally(cards.flatMap((card) => card.captions.map((item) => item.region.label)).filter((label) => label !== null));
+const regionsByLabel = tally(allCaptions.map((item) => item.region.label).filter((label) => label !== null));
 const LABELS_AT_FIRST = 8;
 let allLabels = false;
 
+function drawReviewFacet() {
+  const states = tally(allCaptions.map(stateOf));
+  const entries = REVIEW_WORDS.map(([value, words, tone]) => [value, words, tone, states.get(value) ?? 0]);
+  facet("review", entries.filter(([value, , , n]) => n || value !== "missing"));
+}
+
 function drawFacets() {
-  const states = tally(cards.flatMap((card) => card.captions.map(stateOf)));
-  facet("review", REVIEW_WORDS.map(([value, words, tone]) => [value, words, tone, states.get(value) ?? 0]).filter(([value, , , n]) => n || value !== "missing"));
+  drawReviewFacet();
   const total = new Map(summary.statuses);
   facet("status", [...rowsByStatus].sort((a, b) => b[1] - a[1]).map(([value, n]) =>
     [value, statusWords(value)[0], `t-${statusWords(value)[1]}`, n, total.get(value)]));
@@ -794,7 +800,7 @@ function facet(name, entries) {
 }
 
 function drawProgress() {
-  const items = cards.flatMap((card) => card.captions).filter((item) => stateOf(item) !== "missing");
+  const items = allCaptions.filter((item) => stateOf(item) !== "missing");
   const states = tally(items.map(stateOf));
   const done = items.length - (states.get("open") ?? 0);
   const elsewhere = [...decisions.keys()].filter((key) => !byKey.has(key)).length;
@@ -816,7 +822,7 @@ function drawProgress() {
   }
   $("review").hidden = !items.length && !decisions.size;
   document.querySelector(".dock").hidden = !items.length;
-  drawFacets();
+  drawReviewFacet();
 }
 
 function tellFacts() {

@@ -21,7 +21,7 @@ import math
 from bisect import bisect_right, insort
 
 #: Requests per second at the very start, and how much is added with each request.
-_START, _MORE, _START_LENGTH = 100.0, 10.0, 1000
+_START, _MORE, _START_LENGTH = 60.0, 4.0, 1000
 _MIN_RATE, _FIRST_LIMIT = 0.2, 5.0
 #: The climb back: this much below the limit at first, and so many requests (within so many
 #: seconds) until it is reached; while the limit is only a guess, doubling in so many seconds.
@@ -184,7 +184,7 @@ class Gate:
         first = self._limit is None
         through = self._let_through(sent_at)
         if quiet:
-            through = min(through, 0.7 * (self.rate(now) or math.inf))
+            through = min(through, 0.8 * (self.rate(now) or math.inf))
             self._vain += 1
             if self._vain > 1:  # before the first, the limit itself may have changed
                 sent, bad = self._count(self._cut_at, sent_at)

@@ -24,7 +24,6 @@ _FOREIGN = {
     b"<html": "HTML",
     b"PK\x03\x04": "ZIP",
     b"\x1f\x8b": "gzip",
-    b"RIFF": "RIFF (not WebP)",
 }
 
 _TRANSPOSE = {
@@ -79,21 +78,17 @@ def open_picture(
     try:
         source = _open(value, image_root)
         size_wh = _check_size(source, max_pixels)
-        orientation = _orientation(source)
-        if max_side and max(size_wh) > max_side and source.format == "JPEG":
+        own = source is not value  # the caller's own picture is never touched
+        if own and max_side and max(size_wh) > max_side and source.format == "JPEG":
             # The JPEG decoder halves for the price of the smaller size.
             scale = max_side / max(size_wh)
             source.draft("RGB", (round(size_wh[0] * scale), round(size_wh[1] * scale)))
         image = _to_rgb(source)
+        orientation = _orientation(source)  # a PNG may say it after its pixels
         if image is value:
-            image = image.copy()  # the caller's own picture is never touched
-    except _Refused as refusal:
-        status, reason = refusal.args
-        return Picture(None, status, reason)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
-        return Picture(None, "image_too_large", str(error) or "not enough memory to decode it")
+            image = image.copy()
     except Exception as error:  # a broken file can raise anything from the depths of a decoder
-        return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
+        return _refusal(error)
     if max_side:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     if orientation in _TRANSPOSE:
@@ -112,13 +107,23 @@ def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None
     try:
         source = _open(value, image_root)
         width, height = source.size
-        upright = _orientation(source) < 5
-    except _Refused as refusal:
-        status, reason = refusal.args
-        return Picture(None, status, reason)
+        # Asking a PNG that has not shown EXIF yet would decode it.
+        known = source.format != "PNG" or "exif" in source.info
+        upright = not known or _orientation(source) < 5
     except Exception as error:  # the same depths of the same decoders as in open_picture
-        return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
+        return _refusal(error)
     return Picture(None, "ok", None, (width, height) if upright else (height, width))
+
+
+def _refusal(error: Exception) -> Picture:
+    """The status and reason of what was raised on the way to a picture."""
+    if isinstance(error, _Refused):
+        status, reason = error.args
+        return Picture(None, status, reason)
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
+    if isinstance(error, bombs):
+        return Picture(None, "image_too_large", str(error) or "not enough memory to decode it")
+    return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
 
 
 def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -181,8 +186,10 @@ def _read_path(path: str, image_root: str | os.PathLike[str] | None) -> bytes:
                 "image_refused",
                 f"the image's path is {where}; image_root=FOLDER names where paths may be read",
             )
+        if not file.is_file():  # a folder; a pipe or device, which might never end
+            raise FileNotFoundError
         return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         raise _Refused("image_missing", "there is no file at the image's path") from None
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, a NUL byte, a link's loop
         raise _Refused("image_missing", f"cannot be read: {_words(error)}") from None
@@ -221,21 +228,15 @@ def _open(value: Any, image_root: str | os.PathLike[str] | None) -> Image.Image:
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    shape = "×".join(map(str, array.shape))
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    if array.ndim == 3 and array.dtype != np.uint8:
-        low, high = (0.0, 1.0) if np.issubdtype(array.dtype, np.floating) else (0.0, 65535.0)
-        high = max(high, float(np.nanmax(array, initial=0)))
-        array = np.nan_to_num((array.astype(np.float32) - low) * (255 / (high - low)))
-        array = array.clip(0, 255).astype(np.uint8)
-    try:
-        return Image.fromarray(array)
-    except (TypeError, ValueError):
-        shape = "×".join(map(str, array.shape))
-        reason = f"an array of {shape} {array.dtype} is not an image"
-        raise _Refused("image_unsupported", reason) from None
+    known = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (2, 3, 4))
+    if not known or array.dtype.kind not in "buif":
+        raise _Refused("image_unsupported", f"an array of {shape} {array.dtype} is not an image")
+    if not array.size:
+        raise _Refused("image_corrupt", "the image has no pixels")
+    return Image.fromarray(array if array.dtype == np.uint8 else _to_8_bits(array))
 
 
 @functools.cache
@@ -250,7 +251,9 @@ def _foreign_format(prefix: bytes) -> str | None:
     for magic, name in _FOREIGN.items():
         if head.startswith(magic):
             return name
-    if prefix[4:8] == b"ftyp":
+    if prefix.startswith(b"RIFF") and not b"WEBP".startswith(prefix[8:12]):
+        return "RIFF (not WebP)"
+    if prefix[4:8] == b"ftyp" and not ("AVIF" in _formats() and prefix[8:12] == b"avif"):
         return f"HEIF or video ({prefix[8:12].decode('latin-1').strip()})"
     for name, (_, accept) in Image.OPEN.items():
         if name not in FORMATS and accept is not None and _accepts(accept, prefix):
@@ -281,10 +284,14 @@ def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
 def _orientation(source: Image.Image) -> int:
     if source.format == "TIFF":
         return 1  # Pillow turns these itself, and tells the upright size
+    """The EXIF orientation that is still to be applied, 1 to 8."""
+    if source.format == "TIFF":  # Pillow turns these by itself: their size is the upright one
+        return 1
     try:
-        return int(source.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = int(source.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF blocks raise a dozen things; the picture itself may be fine
         return 1
+    return orientation if orientation in _TRANSPOSE else 1
 
 
 def _to_rgb(source: Image.Image) -> Image.Image:
@@ -293,8 +300,10 @@ def _to_rgb(source: Image.Image) -> Image.Image:
     if source.mode == "RGB" and "transparency" not in source.info:
         return source
     if source.mode in ("I", "F") or source.mode.startswith("I;16"):
-        return _scaled(source).convert("RGB")
-    if source.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in source.info:
+        return Image.fromarray(_to_8_bits(np.asarray(source))).convert("RGB")
+    if source.mode == "La":
+        source = source.convert("LA")
+    if source.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in source.info:
         rgba = source.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
@@ -302,18 +311,23 @@ def _to_rgb(source: Image.Image) -> Image.Image:
     return source.convert("RGB")
 
 
-def _scaled(source: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float grey values to 8 bits instead of clipping them."""
-    values = np.nan_to_num(np.asarray(source).astype(np.float32))
-    low, high = float(values.min()), float(values.max())
-    if low < 0:
-        values, high = values - low, high - low
-    if source.mode == "F":
-        top = 1.0 if high <= 1 else max(high, 255.0)
+def _to_8_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Scale numbers of any type to 0 to 255 instead of clipping them; NaN is black."""
+    floating = values.dtype.kind == "f"
+    finite = values[np.isfinite(values)] if floating else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low = min(low, 0.0)
+    if values.dtype == bool or (floating and low == 0 and high <= 1):
+        top = 1.0
+    elif floating:
+        top = max(high, 255.0) if low == 0 else high - low
     else:
         # 10, 12 and 14 bits are often stored in 16: the smallest depth that holds the brightest.
-        top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), high)
-    return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
+        span = high - low
+        top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if span < 2**bits), span)
+    scale = 255 / (top or 1.0)
+    scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low) * scale
+    return np.asarray(np.rint(scaled - low * scale).clip(0, 255), dtype=np.uint8)
 
 
 def _words(error: BaseException) -> str:

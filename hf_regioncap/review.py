@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import read_image_bytes
+from hf_regioncap.metadata import without_metadata
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ def region_keys(
     *,
     image_root: File | None = None,
 ) -> list[str]:
-    """Digest each region's content: the image's bytes, the box in pixels and the caption.
+    """Digest each region's content: the image without metadata, the box in pixels, the caption.
 
     One key per box. A row keeps its keys when it is moved, copied, published or loaded again; a
     region gets another key when its photo, its box or its caption changes.
@@ -90,7 +91,10 @@ def _image_digest(image: Any, image_root: File | None) -> str | None:
 
         # A decoded picture counts as the bytes that `datasets` would store for it.
         data = read_image_bytes(Image().encode_example(image), image_root=root)
-    return None if data is None else hashlib.sha256(data).hexdigest()
+    if data is None:
+        return None
+    # Publishing takes the metadata out of photos, and their keys must not change by it.
+    return hashlib.sha256(without_metadata(data) or data).hexdigest()
 
 
 def finite_box(box: Any) -> list[float] | None:

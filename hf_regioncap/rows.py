@@ -19,7 +19,7 @@ from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
 from hf_regioncap.overlay import draw_regions, region_colors
 from hf_regioncap.questions import Question
-from hf_regioncap.tables import Rows
+from hf_regioncap.tables import Rows, class_names
 
 NO_IMAGE = "no_image"
 
@@ -98,33 +98,15 @@ def make_plan(options: Options, rows: Rows, *, reads_boxes: bool = True) -> Plan
     return Plan(
         options,
         resolve_mark(options.mark),
-        options.label_names or _class_names(rows, options.label_column),
+        options.label_names or _label_names(rows, options.label_column),
         template,
         system,
         has_boxes,
     )
 
 
-def _class_names(rows: Rows, column: str | None) -> Sequence[str] | None:
-    """The names of a `ClassLabel`, wherever in the features the column lies."""
-    if column is None or rows.table is None:
-        return None
-    kind: Any = rows.features
-    for step in [column] if column in rows.names else column.split("."):
-        kind = _unlisted(kind)
-        kind = kind.get(step) if isinstance(kind, Mapping) else None
-    names = getattr(_unlisted(kind), "names", None)
-    return list(names) if names else None
-
-
-def _unlisted(kind: Any) -> Any:
-    while True:
-        if isinstance(kind, list) and kind:
-            kind = kind[0]
-        elif hasattr(kind, "feature"):
-            kind = kind.feature
-        else:
-            return kind
+def _label_names(rows: Rows, column: str | None) -> Sequence[str] | None:
+    return class_names(rows.features, column) if column and rows.table is not None else None
 
 
 # The steps

@@ -192,6 +192,31 @@ def walk(value: Any, path: Sequence[str]) -> Any:
     return None
 
 
+def class_names(features: Any, column: str) -> list[str] | None:
+    """The names of a `ClassLabel`, wherever under a dotted name it lies; None where there is none.
+
+    >>> from datasets import ClassLabel, List
+    >>> class_names({"objects": {"category": List(ClassLabel(names=["cat"]))}}, "objects.category")
+    ['cat']
+    """
+    kind = features
+    for step in [column] if column in features else column.split("."):
+        kind = _unlisted(kind)
+        kind = kind.get(step) if isinstance(kind, Mapping) else None
+    names = getattr(_unlisted(kind), "names", None)
+    return list(names) if names else None
+
+
+def _unlisted(kind: Any) -> Any:
+    while True:
+        if isinstance(kind, list) and kind:
+            kind = kind[0]
+        elif hasattr(kind, "feature"):
+            kind = kind.feature
+        else:
+            return kind
+
+
 def _first(column: Any) -> Any:
     return next((item for item in column if item is not None), None)
 

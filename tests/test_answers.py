@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import string
 import time
 from collections.abc import Callable
@@ -38,13 +37,25 @@ JSON_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('{"image": "x.jpg", "regions": {"1": "a cat", "2": "a dog"}}', TWO, CATS),
     ('{"labels": {"1": "cat"}, "captions": {"1": "a cat", "2": "a dog"}}', TWO, CATS),
     ('{"1": {"caption": "a cat"}, "2": {"label": "dog", "description": "a dog"}}', TWO, CATS),
-    ('{"1": {"label": "cat", "score": 0.9}, "2": {"color": "red", "kind": "dog"}}', TWO, {1: "cat"}),
+    (
+        '{"1": {"label": "cat", "score": 0.9}, "2": {"color": "red", "kind": "dog"}}',
+        TWO,
+        {1: "cat"},
+    ),
     ('{"1": ["a cat"], "2": ["a", "dog"]}', TWO, CATS),
     ('[{"region": 1, "caption": "a cat"}, {"region": 2, "caption": "a dog"}]', TWO, CATS),
     ('[{"region": "<region2>", "text": "a dog"}, {"region": "1", "text": "a cat"}]', TWO, CATS),
-    ('{"captions": [{"id": 1, "description": "a cat"}, {"id": 2, "description": "a dog"}]}', TWO, CATS),
+    (
+        '{"captions": [{"id": 1, "description": "a cat"}, {"id": 2, "description": "a dog"}]}',
+        TWO,
+        CATS,
+    ),
     ('{"regions": [{"name": "Region 1", "content": "a cat"}]}', TWO, {1: "a cat"}),
-    ('[{"label": "cat", "number": 1, "caption": "a cat"}, {"index": 2, "text": "a dog"}]', TWO, CATS),
+    (
+        '[{"label": "cat", "number": 1, "caption": "a cat"}, {"index": 2, "text": "a dog"}]',
+        TWO,
+        CATS,
+    ),
     ('[{"1": "a cat"}, {"2": "a dog"}]', TWO, CATS),
     ('{"region": 1, "caption": "a cat"}\n{"region": 2, "caption": "a dog"}', TWO, CATS),
     ('{"1": "a cat"}\n{"2": "a dog"}', TWO, CATS),
@@ -57,7 +68,11 @@ JSON_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('{"7": "a cat"}', [7], {7: "a cat"}),
     ('```json\n{"1": "a cat", "2": "a dog"}\n```', TWO, CATS),
     ('```\n{"1": "a cat", "2": "a dog"}\n```\nAnything else?', TWO, CATS),
-    ('Here is the JSON:\n\n```json\n{\n  "1": "a cat",\n  "2": "a dog"\n}\n```\nNote: ok.', TWO, CATS),
+    (
+        'Here is the JSON:\n\n```json\n{\n  "1": "a cat",\n  "2": "a dog"\n}\n```\nNote: ok.',
+        TWO,
+        CATS,
+    ),
     ('Sure! {"1": "a cat", "2": "a dog"} I hope this helps.', TWO, CATS),
     ('I look at <region1> and <region2> first.\n{"1": "a cat", "2": "a dog"}', TWO, CATS),
     ('1. I look first.\n2. I answer then.\n\n{"1": "a cat", "2": "a dog"}', TWO, CATS),
@@ -70,8 +85,16 @@ JSON_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('{"1"： "a cat"， "2"： "a dog"}', TWO, CATS),
     ('{"1": "a cat"\n "2": "a dog"}', TWO, CATS),
     ('{"1": "a cat", // left\n "2": "a dog" // right\n}', TWO, CATS),
-    ('{"1": "a \\"big\\" cat\\n\\u00e9", "2": "a \\\\ dog"}', TWO, {1: 'a "big" cat\né', 2: "a \\ dog"}),
-    ('{"1": "a sign "STOP" on a pole", "2": "a dog"}', TWO, {1: 'a sign "STOP" on a pole', 2: "a dog"}),
+    (
+        '{"1": "a \\"big\\" cat\\n\\u00e9", "2": "a \\\\ dog"}',
+        TWO,
+        {1: 'a "big" cat\né', 2: "a \\ dog"},
+    ),
+    (
+        '{"1": "a sign "STOP" on a pole", "2": "a dog"}',
+        TWO,
+        {1: 'a sign "STOP" on a pole', 2: "a dog"},
+    ),
     ('{"1": "a cat\non a mat", "2": "a dog"}', TWO, {1: "a cat\non a mat", 2: "a dog"}),
     ('{"1": "a {cat} [x]: \\"2\\": y", "2": "a dog"}', TWO, {1: 'a {cat} [x]: "2": y', 2: "a dog"}),
     ('{"1": "a cat, "2": "a dog"}', TWO, {2: "a dog"}),
@@ -82,11 +105,19 @@ JSON_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('{"1": "<region1>: a cat", "2": "**Region 2:** a dog"}', TWO, CATS),
     ('{"1": "<region2>: a dog", "2": "<region1>: a cat"}', TWO, NOTHING),
     ('{"1": "<region1>: a cat\\n<region2>: a dog"}', TWO, {1: "a cat"}),
-    ('{"1": "<region1> is a cat", "2": "a dog near <region1>"}', TWO, {1: "<region1> is a cat", 2: "a dog near <region1>"}),
+    (
+        '{"1": "<region1> is a cat", "2": "a dog near <region1>"}',
+        TWO,
+        {1: "<region1> is a cat", 2: "a dog near <region1>"},
+    ),
     ('{"0": "a cat", "1": "a dog"}', TWO, NOTHING),
     ('[{"index": 0, "caption": "a cat"}, {"index": 1, "caption": "a dog"}]', TWO, NOTHING),
     ('[{"id": 1, "caption": "a cat"}, {"id": 2, "caption": "a dog"}]', [2, 5], NOTHING),
-    ('[{"id": 2, "caption": "a cat"}, {"id": 5, "caption": "a dog"}]', [2, 5], {2: "a cat", 5: "a dog"}),
+    (
+        '[{"id": 2, "caption": "a cat"}, {"id": 5, "caption": "a dog"}]',
+        [2, 5],
+        {2: "a cat", 5: "a dog"},
+    ),
     ('["a cat", "a dog"]', TWO, CATS),
     ('```json\n["a cat", "a dog"]\n```', TWO, CATS),
     ('{"captions": ["a cat", null]}', TWO, {1: "a cat"}),
@@ -103,7 +134,11 @@ JSON_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('{"error": "no image"}', ONE, NOTHING),
     ('<region1>: {"caption": "a cat"}\n<region2>: {"caption": "a dog"}', TWO, CATS),
     ('Region 1:\n{"caption": "a cat"}\nRegion 2:\n{"caption": "a dog"}', [2], {2: "a dog"}),
-    ('<region1>: a screen with {"2": "x"} on it\n<region2>: a dog', TWO, {1: 'a screen with {"2": "x"} on it', 2: "a dog"}),
+    (
+        '<region1>: a screen with {"2": "x"} on it\n<region2>: a dog',
+        TWO,
+        {1: 'a screen with {"2": "x"} on it', 2: "a dog"},
+    ),
     ('"1": "a cat",\n"2": "a dog"', TWO, CATS),
     ('"region1": "a cat",\n"region2": "a do', TWO, {1: "a cat"}),
     # cut, and visibly so
@@ -174,7 +209,11 @@ MARKED_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ('<region id="1">a cat</region>\n<region id="2">a dog</region>', TWO, CATS),
     ("<region1>: a cat</region1>\n<region2>: a dog</region1>", TWO, {1: "a cat"}),
     ("| Region | Caption |\n|---|---|\n| 1 | a cat |\n| 2 | a dog |", TWO, CATS),
-    ("| Region | Caption |\n|:--|--:|\n| <region1> | a cat |\n| <region2> | a dog |\n\nDone.", TWO, CATS),
+    (
+        "| Region | Caption |\n|:--|--:|\n| <region1> | a cat |\n| <region2> | a dog |\n\nDone.",
+        TWO,
+        CATS,
+    ),
     ("1. a cat\n2. a dog", TWO, CATS),
     ("2. a dog\n1. a cat", TWO, CATS),
     ("1) a cat\n2) a dog", TWO, CATS),
@@ -199,8 +238,16 @@ MARKED_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ("The picture contains three dishes:\n\n1. a cat\n2. a dog\n3. a cow", ONE, {1: "a cat"}),
     ("Die markierten Bereiche im Bild:\n1. eine Katze", ONE, {1: "eine Katze"}),
     ("1. a cat 2. a dog", TWO, NOTHING),
-    ("1. a cat beside the no. 2. shirt\n2. a dog", TWO, {1: "a cat beside the no. 2. shirt", 2: "a dog"}),
-    ("1. a shelf\n   1. a cup\n   2. a book\n2. a dog", TWO, {1: "a shelf\n   1. a cup\n   2. a book", 2: "a dog"}),
+    (
+        "1. a cat beside the no. 2. shirt\n2. a dog",
+        TWO,
+        {1: "a cat beside the no. 2. shirt", 2: "a dog"},
+    ),
+    (
+        "1. a shelf\n   1. a cup\n   2. a book\n2. a dog",
+        TWO,
+        {1: "a shelf\n   1. a cup\n   2. a book", 2: "a dog"},
+    ),
     ("1. a cat\n2. a shelf with:\n1. a cup\n2. a book\n3. a cow", THREE, {1: "a cat"}),
     ("0. a cat\n1. a dog", TWO, NOTHING),
     ("1. a cat\n2. a dog", [2, 5], NOTHING),
@@ -208,37 +255,93 @@ MARKED_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ("1. a\n2. b\n3. c\n4. d\n5. e", [2, 5], {2: "b", 5: "e"}),
     ("1. a cat\n2. a dog", [7], NOTHING),
     # sentences
-    ("In <region1>, a cat. In <region2>, a dog.", TWO, {1: "In <region1>, a cat.", 2: "In <region2>, a dog."}),
+    (
+        "In <region1>, a cat. In <region2>, a dog.",
+        TWO,
+        {1: "In <region1>, a cat.", 2: "In <region2>, a dog."},
+    ),
     ("<region1> is a green box.", ONE, {1: "<region1> is a green box."}),
-    ("<region1> is a cat. It sleeps. <region2> is a dog.", TWO, {1: "<region1> is a cat. It sleeps.", 2: "<region2> is a dog."}),
-    ("<region1> is a cat.\n<region2> is a dog.", TWO, {1: "<region1> is a cat.", 2: "<region2> is a dog."}),
-    ("<region1> is a cat. <region1> sleeps.\n<region2> is a dog.", TWO, {1: "<region1> is a cat. <region1> sleeps.", 2: "<region2> is a dog."}),
-    ("Region 1 shows a cat. Region 2 shows a dog.", TWO, {1: "Region 1 shows a cat.", 2: "Region 2 shows a dog."}),
-    ("The image has two parts. <region1> contains a cat. <region2> contains a dog.", TWO, {1: "<region1> contains a cat.", 2: "<region2> contains a dog."}),
-    ("The content of <region1> is a cat. The content of <region2> is a dog.", TWO, {1: "The content of <region1> is a cat.", 2: "The content of <region2> is a dog."}),
-    ("在<region1>中，有一只猫。在<region2>中，有一只狗。", TWO, {1: "在<region1>中，有一只猫。", 2: "在<region2>中，有一只狗。"}),
+    (
+        "<region1> is a cat. It sleeps. <region2> is a dog.",
+        TWO,
+        {1: "<region1> is a cat. It sleeps.", 2: "<region2> is a dog."},
+    ),
+    (
+        "<region1> is a cat.\n<region2> is a dog.",
+        TWO,
+        {1: "<region1> is a cat.", 2: "<region2> is a dog."},
+    ),
+    (
+        "<region1> is a cat. <region1> sleeps.\n<region2> is a dog.",
+        TWO,
+        {1: "<region1> is a cat. <region1> sleeps.", 2: "<region2> is a dog."},
+    ),
+    (
+        "Region 1 shows a cat. Region 2 shows a dog.",
+        TWO,
+        {1: "Region 1 shows a cat.", 2: "Region 2 shows a dog."},
+    ),
+    (
+        "The image has two parts. <region1> contains a cat. <region2> contains a dog.",
+        TWO,
+        {1: "<region1> contains a cat.", 2: "<region2> contains a dog."},
+    ),
+    (
+        "The content of <region1> is a cat. The content of <region2> is a dog.",
+        TWO,
+        {1: "The content of <region1> is a cat.", 2: "The content of <region2> is a dog."},
+    ),
+    (
+        "在<region1>中，有一只猫。在<region2>中，有一只狗。",
+        TWO,
+        {1: "在<region1>中，有一只猫。", 2: "在<region2>中，有一只狗。"},
+    ),
     ("区域1是一只猫。区域2是一只狗。", TWO, {1: "区域1是一只猫。", 2: "区域2是一只狗。"}),
-    ("**<region1>** shows a cat.\n**<region2>** shows a dog.", TWO, {1: "**<region1>** shows a cat.", 2: "**<region2>** shows a dog."}),
-    ("- In <region1>, a cat.\n- In <region2>, a dog.", TWO, {1: "In <region1>, a cat.", 2: "In <region2>, a dog."}),
-    ("1. In <region1>, a cat.\n2. In <region2>, a dog.", TWO, {1: "In <region1>, a cat.", 2: "In <region2>, a dog."}),
+    (
+        "**<region1>** shows a cat.\n**<region2>** shows a dog.",
+        TWO,
+        {1: "**<region1>** shows a cat.", 2: "**<region2>** shows a dog."},
+    ),
+    (
+        "- In <region1>, a cat.\n- In <region2>, a dog.",
+        TWO,
+        {1: "In <region1>, a cat.", 2: "In <region2>, a dog."},
+    ),
+    (
+        "1. In <region1>, a cat.\n2. In <region2>, a dog.",
+        TWO,
+        {1: "In <region1>, a cat.", 2: "In <region2>, a dog."},
+    ),
     ("<region2> is next to <region1>.", TWO, {2: "<region2> is next to <region1>."}),
     ("<region1> shows a cat, while <region2> shows a dog.", TWO, NOTHING),
     ("<region1> shows a cat and in <region2>, a dog.", TWO, NOTHING),
     ("<region1> A cat\n<region2> A dog", TWO, {1: "A cat", 2: "A dog"}),
     ("<region1> a cat\n<region2> the dog", TWO, {1: "a cat", 2: "the dog"}),
-    ("<region1> a cat <region2> a dog", TWO, {2: "a dog"} and NOTHING),
+    ("<region1> a cat <region2> a dog", TWO, NOTHING),
     ("<region1>: a cat <region2>: a dog", TWO, NOTHING),
     ("<region1>: a cat. <region2>: a dog.", TWO, {1: "a cat.", 2: "a dog."}),
     ("<region1>: a cat, <region2>: a dog", TWO, CATS),
     ("<region1>: a cat; and <region2>: a dog", TWO, CATS),
     ("Region 1: a cat. Region 2: a dog.", TWO, {1: "a cat.", 2: "a dog."}),
     ("<region1>: a cat on <region2>\n<region2>: a mat", TWO, {1: "a cat on <region2>", 2: "a mat"}),
-    ("<region1>: a cat.\nIt sits in <region2>: a box.\n<region2>: a box", TWO, {1: "a cat.\nIt sits in <region2>: a box.", 2: "a box"}),
-    ("<region1>: a cat. <region2> is behind it.\n<region2>: a mat", TWO, {1: "a cat. <region2> is behind it.", 2: "a mat"}),
+    (
+        "<region1>: a cat.\nIt sits in <region2>: a box.\n<region2>: a box",
+        TWO,
+        {1: "a cat.\nIt sits in <region2>: a box.", 2: "a box"},
+    ),
+    (
+        "<region1>: a cat. <region2> is behind it.\n<region2>: a mat",
+        TWO,
+        {1: "a cat. <region2> is behind it.", 2: "a mat"},
+    ),
     ("<region1>: a cat. <region2> is a mat.", TWO, NOTHING),
     ("<region1>: a cat. <region9> is a tree.", ONE, NOTHING),
     ("<region1>: a cat.\n<region9> is a tree.", ONE, {1: "a cat."}),
-    ("<region1>: a cat next to\n<region2> on a mat\n<region2>: a dog", TWO, {1: "a cat next to\n<region2> on a mat", 2: "a dog"}),
+    (
+        "<region1>: a cat next to\n<region2> on a mat\n<region2>: a dog",
+        TWO,
+        {1: "a cat next to\n<region2> on a mat", 2: "a dog"},
+    ),
     ("<region1> and <region2>: both are cats\n<region3>: a cow", THREE, {3: "a cow"}),
     ("Region 1 and Region 2: both are cats\nRegion 3: a cow", THREE, {3: "a cow"}),
     ("Regions 1-2: cats\nRegion 3: a cow", THREE, {3: "a cow"}),
@@ -257,22 +360,54 @@ MARKED_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ("<region1>: None\n<region2>: -", TWO, NOTHING),
     ("Two animals.", TWO, NOTHING),
     # what stays, what goes
-    ('<region1>: "STOP" on a sign\n<region2>: **red** car', TWO, {1: '"STOP" on a sign', 2: "**red** car"}),
-    ("<region1>: has\n1. a cup\n2. a book\n<region2>: a dog", TWO, {1: "has\n1. a cup\n2. a book", 2: "a dog"}),
-    ("<region1>:\n- Object: cat\n- Colour: grey\n\n<region2>:\n- Object: dog", TWO, {1: "- Object: cat\n- Colour: grey", 2: "- Object: dog"}),
-    ("**Region 1**\n\nA cat.\n\nIt sleeps.\n\n**Region 2**\n\nA dog.", TWO, {1: "A cat.\n\nIt sleeps.", 2: "A dog."}),
+    (
+        '<region1>: "STOP" on a sign\n<region2>: **red** car',
+        TWO,
+        {1: '"STOP" on a sign', 2: "**red** car"},
+    ),
+    (
+        "<region1>: has\n1. a cup\n2. a book\n<region2>: a dog",
+        TWO,
+        {1: "has\n1. a cup\n2. a book", 2: "a dog"},
+    ),
+    (
+        "<region1>:\n- Object: cat\n- Colour: grey\n\n<region2>:\n- Object: dog",
+        TWO,
+        {1: "- Object: cat\n- Colour: grey", 2: "- Object: dog"},
+    ),
+    (
+        "**Region 1**\n\nA cat.\n\nIt sleeps.\n\n**Region 2**\n\nA dog.",
+        TWO,
+        {1: "A cat.\n\nIt sleeps.", 2: "A dog."},
+    ),
     ("<region1>: a cat\n<region2>: a dog\n\nOverall, a calm scene.", TWO, CATS),
     ("<region1>: a cat\n<region2>: a dog\n\nLet me know if you need more!", TWO, CATS),
     ("### Region 1\na cat\n### Region 2\na dog\n### Summary\nanimals", TWO, CATS),
-    ("### Region 1\na cat\n#### Details\ngrey\n### Region 2\na dog", TWO, {1: "a cat\n#### Details\ngrey", 2: "a dog"}),
-    ("<region1>: shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30\n<region2>: a dog", TWO, {1: "shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30", 2: "a dog"}),
-    ("1. a cat\n1984. was hot\n2 people\n3.5 m\n12:30\n2. a dog", TWO, {1: "a cat\n1984. was hot\n2 people\n3.5 m\n12:30", 2: "a dog"}),
+    (
+        "### Region 1\na cat\n#### Details\ngrey\n### Region 2\na dog",
+        TWO,
+        {1: "a cat\n#### Details\ngrey", 2: "a dog"},
+    ),
+    (
+        "<region1>: shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30\n<region2>: a dog",
+        TWO,
+        {1: "shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30", 2: "a dog"},
+    ),
+    (
+        "1. a cat\n1984. was hot\n2 people\n3.5 m\n12:30\n2. a dog",
+        TWO,
+        {1: "a cat\n1984. was hot\n2 people\n3.5 m\n12:30", 2: "a dog"},
+    ),
     ("<think>Region 1: maybe a cow</think>\n<region1>: a cat\n<region2>: a dog", TWO, CATS),
     ("<region1> could be a cow...\n</think>\n\n<region1>: a cat\n<region2>: a dog", TWO, CATS),
     ("<think>\n<region1>: a cow", ONE, NOTHING),
     ("<answer><region1>: a cat\n<region2>: a dog</answer>", TWO, CATS),
-    ("<|begin_of_box|>{\"1\": \"a cat\", \"2\": \"a dog\"}<|end_of_box|>", TWO, CATS),
-    ("<region1>: a \ud800cat\n<region2>: a \ud83d\ude00 dog", TWO, {1: "a \ufffdcat", 2: "a 😀 dog"}),
+    ('<|begin_of_box|>{"1": "a cat", "2": "a dog"}<|end_of_box|>', TWO, CATS),
+    (
+        "<region1>: a \ud800cat\n<region2>: a \ud83d\ude00 dog",
+        TWO,
+        {1: "a \ufffdcat", 2: "a 😀 dog"},
+    ),
 ]
 
 LONE_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
@@ -284,7 +419,11 @@ LONE_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
     ("The image contains the following marked region:", ONE, NOTHING),
     ("The image contains the following marked region:\n\nA cat.", ONE, {1: "A cat."}),
     ("The image contains the following marked region:\n\n1. A cat.", ONE, {1: "A cat."}),
-    ("Here's a description of the marked region:\n\n- A cat\n- A mat", ONE, {1: "- A cat\n- A mat"}),
+    (
+        "Here's a description of the marked region:\n\n- A cat\n- A mat",
+        ONE,
+        {1: "- A cat\n- A mat"},
+    ),
     ("Caption: A cat.", ONE, {1: "A cat."}),
     ("**Description:** A cat.", ONE, {1: "A cat."}),
     ("A shelf with:\n1. a cup\n2. a book", ONE, {1: "A shelf with:\n1. a cup\n2. a book"}),
@@ -309,15 +448,49 @@ LONE_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
 
 # The shapes of answers that real models gave to the default prompt.
 REAL_SHAPES: list[tuple[str, list[int], dict[int, str]]] = [
-    ("<region1> is a red rectangle around a chair.", ONE, {1: "<region1> is a red rectangle around a chair."}),
-    ("The image contains two people, one of them marked. Here's a description of the marked region:\n\n<region1>: The person is a woman. She reads.", ONE, {1: "The person is a woman. She reads."}),
-    ("The image shows a harbour. Here's a description of the marked region:\n\n<region1> (The boat on the left): This is a boat. It has a \"7\" on its bow.", ONE, {1: 'This is a boat. It has a "7" on its bow.'}),
-    ("The image shows two clocks, with the left clock (region 1) highlighted. Here's the content of the marked region:\n\n- **Region 1 (Left Clock):** The clock is round.", ONE, {1: "The clock is round."}),
-    ("The image contains three cups:\n\n1. **<region1>**: A blue cup.\n\n2. **<region2>**: A red cup.\n\n3. **<region3>**: Another, like the one in <region2>.", ONE, {1: "A blue cup."}),
-    ("The image contains the following marked region:\n\n1. A man with a hat. He waits.", ONE, {1: "A man with a hat. He waits."}),
-    ("The image shows a doll. There are no other regions marked in the image.", ONE, {1: "The image shows a doll. There are no other regions marked in the image."}),
+    (
+        "<region1> is a red rectangle around a chair.",
+        ONE,
+        {1: "<region1> is a red rectangle around a chair."},
+    ),
+    (
+        "The image contains two people, one of them marked. Here's a description of the marked region:\n\n<region1>: The person is a woman. She reads.",
+        ONE,
+        {1: "The person is a woman. She reads."},
+    ),
+    (
+        'The image shows a harbour. Here\'s a description of the marked region:\n\n<region1> (The boat on the left): This is a boat. It has a "7" on its bow.',
+        ONE,
+        {1: 'This is a boat. It has a "7" on its bow.'},
+    ),
+    (
+        "The image shows two clocks, with the left clock (region 1) highlighted. Here's the content of the marked region:\n\n- **Region 1 (Left Clock):** The clock is round.",
+        ONE,
+        {1: "The clock is round."},
+    ),
+    (
+        "The image contains three cups:\n\n1. **<region1>**: A blue cup.\n\n2. **<region2>**: A red cup.\n\n3. **<region3>**: Another, like the one in <region2>.",
+        ONE,
+        {1: "A blue cup."},
+    ),
+    (
+        "The image contains the following marked region:\n\n1. A man with a hat. He waits.",
+        ONE,
+        {1: "A man with a hat. He waits."},
+    ),
+    (
+        "The image shows a doll. There are no other regions marked in the image.",
+        ONE,
+        {1: "The image shows a doll. There are no other regions marked in the image."},
+    ),
     ("<region1> contains a lamp.", ONE, {1: "<region1> contains a lamp."}),
-    ("In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm.", ONE, {1: "In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm."}),
+    (
+        "In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm.",
+        ONE,
+        {
+            1: "In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm."
+        },
+    ),
 ]
 
 
@@ -327,3 +500,434 @@ REAL_SHAPES: list[tuple[str, list[int], dict[int, str]]] = [
 )
 def test_answer_is_read_as_a_person_would(answer, regions, expected):
     assert parse_answer(answer, regions) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "regions", "whole"),
+    [
+        ("", TWO, NOTHING),
+        ("<region1>: a cat\n<region2>: a dog", TWO, {1: "a cat"}),
+        ("<region2>: a dog\n<region1>: a cat", TWO, {2: "a dog"}),
+        ("<region1>: a cat", ONE, NOTHING),
+        ("<region1>: a cat\n<region2>", TWO, NOTHING),
+        ("1. a cat\n2. a dog", TWO, {1: "a cat"}),
+        ("1. a cat weighs\n3.", TWO, NOTHING),
+        ("In <region1>, a cat. In <region2>, a d", TWO, {1: "In <region1>, a cat."}),
+        ("<region1>a cat</region1>\n<region2>a dog</region2>", TWO, CATS),
+        ("<region1>a cat</region1>\n<region2>a do", TWO, {1: "a cat"}),
+        ("| 1 | a cat |\n| 2 | a d", TWO, {1: "a cat"}),
+        ("A cat on a", ONE, NOTHING),
+        ("A cat on a mat.", ONE, NOTHING),
+        ('{"1": "a cat", "2": "a do', TWO, {1: "a cat"}),
+        ('{"1": "a cat", "2": "a dog"', TWO, CATS),
+        ('{"1": "a cat", "2": "a dog"}', TWO, CATS),
+        ('{"1": "a cat"}', ONE, {1: "a cat"}),
+        ("<think>\n<region1>: a cow\n<region2>: a", TWO, NOTHING),
+    ],
+)
+def test_of_a_cut_answer_the_whole_captions_count(answer, regions, whole):
+    assert parse_answer(answer, regions, cut=True) == whole
+
+
+REFUSALS = [
+    "I'm sorry, but I can't assist with that.",
+    "I’m sorry, but I can’t assist with that request.",
+    "I'm sorry, I can't help with that.",
+    "I am sorry, but I cannot help you with that.",
+    "Sorry, I can't help with identifying people.",
+    "I'm sorry.",
+    "I can't assist with that",
+    "I cannot identify the person in this image.",
+    "I cannot identify or describe people in images.",
+    "I can't identify who this is, sorry.",
+    "I'm unable to identify people in images.",
+    "I am unable to provide a description of this region.",
+    "I'm not able to help with that.",
+    "I am not able to view the image.",
+    "I won't be able to describe this content.",
+    "I cannot see the image you are referring to. Please upload it again.",
+    "I don't have the ability to view images.",
+    "I do not feel comfortable describing this image.",
+    "I must decline to describe this image.",
+    "I apologize, but I cannot fulfill this request.",
+    "I apologize for the confusion, but I'm unable to process this image.",
+    "My apologies, but I can't discuss that.",
+    "Unfortunately, I cannot provide information about real people.",
+    "As an AI language model, I am unable to identify people.",
+    "As an AI, I cannot comply with this request.",
+    "I'm just an AI and I can't assist with this.",
+    "I'm afraid I can't do that.",
+    "Due to privacy concerns, I can't identify the person.",
+    "I'm sorry, but I can't identify people. If you have other questions, feel free to ask!",
+    "I can't assist with that. However, I can describe the scene if you like.",
+    "Unable to determine the content of this region.",
+    "This request violates our content policy.",
+    "Your request was rejected by our safety system.",
+    "\"I'm sorry, but I can't assist with that.\"",
+    "**I'm sorry, but I can't assist with that.**",
+    "<region1>: I'm sorry, but I can't assist with that.",
+    '{"1": "I\'m sorry, but I can\'t help with that.", "2": "I cannot identify this person."}',
+    "<think>Who is it?</think>I'm sorry, but I can't help with that.",
+    "Es tut mir leid, aber ich kann dabei nicht helfen.",
+    "Tut mir leid, das kann ich nicht beschreiben.",
+    "Ich kann diese Person leider nicht identifizieren.",
+    "Leider kann ich Ihnen dabei nicht weiterhelfen.",
+    "Als KI-Modell kann ich keine Personen identifizieren.",
+    "Ich bin nicht in der Lage, Personen zu erkennen.",
+    "Je suis désolé, mais je ne peux pas vous aider.",
+    "Désolée, je ne peux pas identifier cette personne.",
+    "Je ne suis pas en mesure de décrire cette image.",
+    "En tant qu'IA, je ne peux pas répondre à cette demande.",
+    "Lo siento, pero no puedo ayudar con eso.",
+    "Lo siento, no puedo identificar a esta persona.",
+    "No puedo describir esta imagen.",
+    "Como modelo de lenguaje, no me es posible identificar personas.",
+    "抱歉，我无法识别图中的人物。",
+    "很抱歉，我不能提供帮助。",
+    "对不起，我无法协助您完成这个请求。",
+    "作为一个AI语言模型，我无法识别人物。",
+    "我无法描述这张图片的内容。",
+    "抱歉，無法識別此人。",
+    "申し訳ありませんが、お手伝いできません。",
+    "申し訳ございませんが、この画像の人物を特定することはできません。",
+    "すみませんが、その質問にはお答えできません。",
+    "この画像の内容を説明することはできません。",
+]
+NO_REFUSALS = [
+    "",
+    "a cat",
+    "a sign that says 'I'm sorry, we can't help you'",
+    'A sign reading "Sorry, we are closed".',
+    "a man who cannot reach the shelf",
+    "A man who is unable to open the door.",
+    "Sorry! board game box",
+    "The Sorry! board game.",
+    'A poster with the words "I can\'t assist you".',
+    "I can't believe it's not butter! tub",
+    "A book titled I Cannot Tell a Lie",
+    "A woman apologizing to a child",
+    "A child saying sorry to a dog.",
+    "a help desk that cannot assist anyone",
+    "A screen with the message: I'm sorry, Dave.",
+    "The text cannot be read because it is blurred.",
+    "A blurred face that cannot be identified.",
+    "The person, who cannot be identified, wears a hat.",
+    "I can see a red car next to a tree.",
+    "I see a dog. I cannot see its tail, which is behind the fence.",
+    "I can't identify the man, but he is wearing a red shirt.",
+    "I'm sorry, but I can't say who this is. The man wears a red shirt and a hat.",
+    "I cannot identify the person. However, the man is wearing a blue suit.",
+    "I'm sorry, but I can't identify people. I can describe this: a man in a hat.",
+    '{"1": "a cat", "2": "I\'m sorry, but I can\'t assist with that."}',
+    "<region1>: a cat\n<region2>: I cannot identify this person.",
+    "As an AI art piece, the robot stands in a hall.",
+    "An AI assistant's logo on a screen.",
+    "This content creator holds a camera.",
+    "The request form on the table has a blue border.",
+    "Unfortunately named shop: 'Bad Food'.",
+    "A help button; a sorry sight.",
+    "Ich-Figur: ein Mann, der nicht helfen kann",
+    "Ein Schild mit der Aufschrift 'Ich kann nicht helfen'.",
+    "Ein Mann, der das Regal nicht erreichen kann.",
+    "Une femme qui ne peut pas atteindre l'étagère.",
+    "Un panneau : « Désolé, nous sommes fermés ».",
+    "Un hombre que no puede alcanzar el estante.",
+    "Un cartel que dice 'lo siento'.",
+    "一个无法识别的物体放在桌子上。",
+    "无法识别的文字写在墙上。",
+    "一个男人无法够到架子。",
+    "写着“对不起，我无法帮助您”的牌子。",
+    "棚に手が届かない人。",
+    "「申し訳ありません」と書かれた看板。",
+    "説明できない形の彫刻。",
+    "N/A",
+    "Sorry, We're Open sign",
+]
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_refusing_words_are_no_caption(text):
+    assert is_refusal(text)
+    assert parse_answer(text, ONE) == NOTHING
+
+
+@pytest.mark.parametrize("text", NO_REFUSALS)
+def test_captions_may_contain_refusing_words(text):
+    assert not is_refusal(text)
+
+
+def test_refused_captions_leave_the_others():
+    for refusal in (text for text in REFUSALS if text.startswith(("I", "E", "J", "L", "抱"))):
+        assert parse_answer(f"<region1>: {refusal}\n<region2>: a dog", TWO) == {2: "a dog"}
+        answer = json.dumps({"1": refusal, "2": "a dog"})
+        assert parse_answer(answer, TWO) == {2: "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("captions", "text"),
+    [
+        ({}, ""),
+        ({1: "a cat"}, "<region1>: a cat"),
+        ({10: "a dog", 2: " a\n\tcat "}, "<region2>: a cat\n<region10>: a dog"),
+    ],
+)
+def test_format_regions_names_each_region_on_a_line(captions, text):
+    assert format_regions(captions) == text
+
+
+def test_formatted_captions_are_read_back():
+    captions = {1: "a cat beside <region2>", 2: '"STOP" sign', 7: "two: a dog. And a cow"}
+    assert parse_answer(format_regions(captions), [1, 2, 7]) == captions
+
+
+# --- answers put together at random ---------------------------------------------------------
+#
+# Every caption carries a word of its own ("qzx3w"), so that text that moves is seen.
+
+Captions = list[tuple[int, str]]
+TAILS = [
+    "", "in a red coat", "beside <region2>", "near region 1 (left)", "with 2 wheels", "at 12:30",
+    'under a sign "STOP"', "that says 'open'", "(a blue one)", "no. 4 on its back", "50 % full",
+    "un café", "一只猫", "in 1984", "and a box 3 m wide", "e.g. a toy", "by the <sea>", "it's old",
+    "like the one in <region1>, but red", "next to {x}", "[sic]", "a/b", "of *two* parts", "A-B",
+    "which I cannot describe better", "saying sorry", "with no. 2 and no. 3",
+]  # fmt: skip
+
+
+def make_caption(rng: random.Random, number: int, mark: str = "") -> str:
+    start = rng.choice(["", "A ", "a ", "The ", "two ", "Two "])
+    tail = " ".join(rng.sample(TAILS, rng.randint(0, 2)))
+    return f"{start}qzx{number}{mark}w {tail}".strip() + rng.choice(["", "."])
+
+
+def lines(form: str, separator: str = "\n") -> Callable[[random.Random, Captions], str]:
+    return lambda rng, captions: separator.join(form.format(n=n, c=c) for n, c in captions)
+
+
+def as_object(key: str, **options: object) -> Callable[[random.Random, Captions], str]:
+    def render(rng: random.Random, captions: Captions) -> str:
+        pairs = [f"{json.dumps(key.format(n=n))}: {json.dumps(c, **options)}" for n, c in captions]
+        return "{" + ", ".join(pairs) + "}"
+
+    return render
+
+
+def in_scripts(form: str, zero: str) -> Callable[[random.Random, Captions], str]:
+    table = {ord(d): chr(ord(zero) + int(d)) for d in string.digits}
+    return lambda rng, captions: "\n".join(
+        form.format(n=str(n).translate(table), c=c) for n, c in captions
+    )
+
+
+NAMED_FORMS: dict[str, Callable[[random.Random, Captions], str]] = {
+    "mark": lines("<region{n}>: {c}"),
+    "mark, blank lines": lines("<region{n}>: {c}", "\n\n"),
+    "mark and aside": lines("<region{n}> (the (left) one): {c}"),
+    "mark above": lines("<region{n}>:\n{c}", "\n\n"),
+    "name": lines("Region {n}: {c}"),
+    "name - ": lines("Region {n} - {c}"),
+    "bold": lines("**Region {n}:** {c}"),
+    "bold name": lines("**Region {n}**: {c}"),
+    "bold bullet": lines("- **Region {n} (left):** {c}", "\n\n"),
+    "bold above": lines("**Region {n} (left)**\n{c}", "\n\n"),
+    "heading": lines("### Region {n}\n{c}", "\n\n"),
+    "heading with rule": lines("### Region {n}\n\n{c}", "\n\n---\n\n"),
+    "bold title": lines("**Region {n}: Thing** {c}"),
+    "numbered mark": lines("7. **<region{n}>**: {c}"),
+    "code": lines("`<region{n}>`: {c}"),
+    "box": lines("Box {n}: {c}"),
+    "brackets": lines("[Region {n}] {c}"),
+    "German": lines("Bereich {n}: {c}"),
+    "French": lines("Région {n} : {c}"),
+    "Chinese": in_scripts("区域{n}：{c}", "０"),
+    "Arabic": in_scripts("المنطقة {n}: {c}", "٠"),
+    "Hindi": in_scripts("<region{n}>: {c}", "०"),
+    "Korean": lines("영역 {n}: {c}"),
+    "tags": lines("<region{n}>{c}</region{n}>"),
+    "tags in a line": lines("<region{n}>{c}</region{n}>", " "),
+    "table": lambda rng, captions: "| Region | Caption |\n|---|---|\n"
+    + "\n".join(f"| <region{n}> | {c} |" for n, c in captions),
+    "object": as_object("{n}"),
+    "object, marks": as_object("<region{n}>", ensure_ascii=False),
+    "object, names": as_object("Region {n}"),
+    "object, nested": lambda rng, captions: json.dumps(
+        {"regions": {str(n): {"caption": c} for n, c in reversed(captions)}}
+    ),
+    "records": lambda rng, captions: json.dumps(
+        [{"region": n, "caption": c} for n, c in captions], indent=2
+    ),
+    "records in a field": lambda rng, captions: json.dumps(
+        {"captions": [{"label": "x", "region": f"<region{n}>", "text": c} for n, c in captions]}
+    ),
+    "records one a line": lambda rng, captions: "\n".join(
+        json.dumps({"region": n, "description": c}) for n, c in captions
+    ),
+    "fenced": lambda rng, captions: f"```json\n{as_object('{n}')(rng, captions)}\n```",
+    "trailing comma": lambda rng, captions: as_object("{n}")(rng, captions)[:-1] + ",\n}",
+    "python": lambda rng, captions: "{" + ", ".join(f"{n!r}: {c!r}" for n, c in captions) + "}",
+}  # fmt: skip
+COUNTED_FORMS: dict[str, Callable[[random.Random, Captions], str]] = {
+    "1.": lines("{n}. {c}"),
+    "1)": lines("{n}) {c}", "\n\n"),
+    "(1)": lines("({n}) {c}"),
+    "[1]": lines("[{n}] {c}"),
+    "[1]:": lines("[{n}]: {c}"),
+    "#1:": lines("#{n}: {c}"),
+    "1:": lines("{n}: {c}"),
+    "**1.**": lines("**{n}.** {c}"),
+    "１：": in_scripts("{n}：{c}", "０"),
+    "١.": in_scripts("{n}. {c}", "٠"),
+    "counted table": lambda rng, captions: "\n".join(f"| {n} | {c} |" for n, c in captions),
+    "counted records": lambda rng, captions: json.dumps(
+        [{"id": n, "caption": c} for n, c in captions]
+    ),
+}
+FORMS = NAMED_FORMS | COUNTED_FORMS
+SENTENCE_FORMS = {
+    "In <region1>,": (" ", "In <region{n}>, {c}."),
+    "<region1> is": ("\n", "<region{n}> is {c}"),
+    "Region 1 shows": (" ", "Region {n} shows {c}."),
+}
+NOISE_BEFORE = [
+    "", "", "Sure! Here are the descriptions:\n\n", "The image shows a street.\n\n",
+    "<think>\n<region1>: qzx0w? {\"2\": \"qzx0w\"}\n1. qzx0w\n</think>\n",
+    "There are 3 regions: <region1> to <region3>.\n\n",
+]  # fmt: skip
+NOISE_AFTER = [
+    "",
+    "",
+    "\n\nLet me know if you need more!",
+    "\n\nOverall, a calm scene.",
+    "\n",
+    "</s>",
+]
+
+
+def in_sentence(form: str, n: int, caption: str) -> str:
+    return SENTENCE_FORMS[form][1].format(n=n, c=caption.rstrip("."))
+
+
+def random_answer(rng: random.Random, form: str) -> tuple[str, list[int], dict[int, str]]:
+    """Render captions in a form: the answer, the regions asked for, what may come of it."""
+    asked = sorted(rng.sample(range(1, 10), rng.randint(1, 5)))
+    if rng.random() < 0.5:
+        asked = list(range(1, len(asked) + 1))
+    named = [n for n in asked if rng.random() < 0.85] or asked[:1]
+    named += rng.sample(range(1, 13), rng.randint(0, 2)) if rng.random() < 0.4 else []
+    rng.shuffle(named)
+    captions = [(n, make_caption(rng, n)) for n in dict.fromkeys(named)]
+    first = dict(captions)
+    if form not in SENTENCE_FORMS and rng.random() < 0.2:
+        captions += [(n, make_caption(rng, n, "again")) for n, _ in rng.sample(captions, 1)]
+    if form in SENTENCE_FORMS:
+        separator, _ = SENTENCE_FORMS[form]
+        first = {n: in_sentence(form, n, c) for n, c in first.items()}
+        text = separator.join(in_sentence(form, n, c) for n, c in captions)
+    else:
+        text = FORMS[form](rng, captions)
+    text = rng.choice(NOISE_BEFORE) + text + rng.choice(NOISE_AFTER)
+    return text, asked, {n: first[n] for n in asked if n in first}
+
+
+def check_random_answer(rng: random.Random, form: str) -> tuple[int, int]:
+    """Check one random answer whole and cut; count the captions it had and those read."""
+    text, asked, captions = random_answer(rng, form)
+    found = parse_answer(text, asked)
+    for number, caption in found.items():
+        assert caption == captions.get(number), (form, text, asked, number, caption)
+    place = rng.randint(0, len(text))
+    for number, caption in parse_answer(text[:place], asked, cut=True).items():
+        assert found.get(number) == caption, (form, text[:place], asked, number, caption)
+    return len(captions), len(found)
+
+
+ANYTHING = st.one_of(
+    st.text(),
+    st.text(alphabet='<>/{}[]()"\'\\:,.*#|-_ \n\t12３٢一ar'),
+    st.lists(
+        st.sampled_from([
+            "<region1>", "<region2>", "</region1>", "Region 2", "Box 3", "1.", "2)", "[3]", "| 1 |",
+            ":", "**", "{", "}", '"', "'", '"1": "', '", "2": "', "[", "]", ",", "\n", " ", "\\",
+            "a cat", "I'm sorry", "I can't help", "<think>", "</think>", "```", "区域1：", "①",
+            "\ud800", "and", "In ", ". ", "//", "null", "\x00", "\ufeff", "### ",
+        ]),
+        max_size=40,
+    ).map("".join),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANYTHING, st.lists(st.integers(-3, 1200), max_size=6), st.booleans())
+@example("<region1>: a cat", [1, 1], False)
+@example("１" * 400 + ".", [1], False)
+def test_no_text_raises_and_only_regions_asked_for_come_back(text, regions, cut):
+    found = parse_answer(text, regions, cut=cut)
+    assert set(found) <= set(regions)
+    assert all(isinstance(caption, str) and caption.strip() for caption in found.values())
+    assert not any("\ud800" <= char <= "\udfff" for caption in found.values() for char in caption)
+    assert is_refusal(text) in (True, False)
+
+
+ALL_FORMS = [*FORMS, *SENTENCE_FORMS]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from(ALL_FORMS))
+def test_no_caption_moves_to_another_region(rng, form):
+    check_random_answer(rng, form)
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_each_form_is_read_whole(form):
+    """Nothing is lost: all captions of a plain answer come back, each with its region."""
+    captions = [(n, f"a qzx{n}w by the sea") for n in (3, 1, 2)]
+    if form in SENTENCE_FORMS:
+        separator, _ = SENTENCE_FORMS[form]
+        captions = [(n, in_sentence(form, n, c)) for n, c in captions]
+        answer = separator.join(c for _, c in captions)
+    else:
+        answer = FORMS[form](random.Random(0), captions)
+    assert parse_answer(answer, THREE) == dict(captions)
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_an_answer_cut_anywhere_gives_its_whole_captions_only(form):
+    rng = random.Random(form)
+    text, asked, _ = random_answer(rng, form)
+    whole = parse_answer(text, asked)
+    for end in range(len(text) + 1):
+        cut = parse_answer(text[:end], asked, cut=True)
+        assert cut.items() <= whole.items(), text[:end]
+
+
+def test_many_random_answers():
+    """The same as above by plain seeds: 3,000 answers, or 100,000 with HF_REGIONCAP_LONG=1."""
+    count = 100_000 if os.environ.get("HF_REGIONCAP_LONG") else 3_000
+    written = read = 0
+    for seed in range(count):
+        form = ALL_FORMS[seed % len(ALL_FORMS)]
+        there, found = check_random_answer(random.Random(f"{form} {seed}"), form)
+        written, read = written + there, read + found
+    assert read > 0.95 * written
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<region1>", "<region1>: a\n", "<region1>(", "<region1> and ", "</region1>", "1. ", "1. a\n",
+        "{", "{a:", '{"1": "', '{"1": "a"}', "[", "[[[", '[{"', "((((", "\n", "\n\n", " ", '"', "'",
+        "\\", "*", "#", "|", "-", "---\n", "1", "<", "<think>", "</think>\n", "```\n", "region ",
+        "I'm sorry, ", "I'm sorry. ", "I can't ", "ich kann nicht ", "申し訳ありません", "a. ", "\ud800",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("<region1>: ", "x"), ('{"1": "', '"}')])
+def test_no_text_takes_long(unit, before, after):
+    text = before + unit * (MEGABYTE // len(unit)) + after
+    started = time.monotonic()
+    parse_answer(text, TWO)
+    is_refusal(text)
+    assert time.monotonic() - started < 20, "a bound against hanging: 0.5 s of one core is usual"
