@@ -279,15 +279,18 @@ class Run:
         """One loop for every retry that has to do with the network or the endpoint's state."""
         model, tries = ask.question.model, ask.failures
         while True:
-            reply, dialect = await self._send(line, ask)
-            if reply is None:
-                return Heard(status="skipped_budget", reason=self._budget_words())
-            try:
-                if reply.status == 200:
-                    line.proven(model)
-                    return replace(await self._keep(line, ask, key, reply), failures=tries)
-            finally:
-                self._in_flight -= 1
+            # The slot is held until the answer is on disk: whatever kills this process, no more
+            # answers are lost than `concurrency`.
+            async with line.slots:
+                reply, dialect = await self._send(line, ask)
+                if reply is None:
+                    return Heard(status="skipped_budget", reason=self._budget_words())
+                try:
+                    if reply.status == 200:
+                        line.proven(model)
+                        return replace(await self._keep(line, ask, key, reply), failures=tries)
+                finally:
+                    self._in_flight -= 1
             self._check_alive()
             verdict = _judge(reply, line, dialect)
             if isinstance(verdict, wire.Dialect):
@@ -308,28 +311,27 @@ class Run:
             await asyncio.sleep(wait)
 
     async def _send(self, line: Line, ask: Ask) -> tuple[Reply | None, wire.Dialect]:
-        """Wait for a slot and for the gate, then send: the only place where a request leaves.
+        """Wait for the gate, then send: the only place where a request leaves.
 
         The reply is None where the budget has no room; otherwise the caller counts it out of
         those in flight. The body is made as late as possible: many rows may wait for a slot.
         """
-        async with line.slots:
-            await line.may_ask(ask.question.model)
-            while True:
-                self._check_alive()
-                wait = line.gate.wait(time.monotonic())
-                if not wait:
-                    break
-                await asyncio.sleep(wait)
-            dialect = line.dialect(ask.question.model, self._first)
-            reserved = self._budget.take(ask) if self._budget is not None else 0.0
-            if reserved is None:
-                return None, dialect
-            self.tally.requests += 1
-            self._in_flight += 1
-            sent_at = time.monotonic()
-            reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
-            now = time.monotonic()
+        await line.may_ask(ask.question.model)
+        while True:
+            self._check_alive()
+            wait = line.gate.wait(time.monotonic())
+            if not wait:
+                break
+            await asyncio.sleep(wait)
+        dialect = line.dialect(ask.question.model, self._first)
+        reserved = self._budget.take(ask) if self._budget is not None else 0.0
+        if reserved is None:
+            return None, dialect
+        self.tally.requests += 1
+        self._in_flight += 1
+        sent_at = time.monotonic()
+        reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
+        now = time.monotonic()
         if reply.status in (429, 503) and not _out_of_credit(reply):
             line.gate.refused(now, sent_at, wire.retry_after(reply.headers, time.time()))
         elif reply.timed_out:
@@ -388,7 +390,6 @@ class Run:
     async def _save_all(self) -> None:
         assert self._store is not None
         while self._unsaved:
-            await asyncio.sleep(0.005)  # a few more arrive: half the bytes for no visible wait
             group, self._unsaved = self._unsaved, []
             pairs = [(key, answer) for key, answer, _ in group]
             try:

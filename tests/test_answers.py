@@ -389,7 +389,8 @@ MARKED_ANSWERS: list[tuple[str, list[int], dict[int, str]]] = [
         {1: "a cat\n#### Details\ngrey", 2: "a dog"},
     ),
     (
-        "<region1>: shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30\n<region2>: a dog",
+        "<region1>: shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30\n"
+        "<region2>: a dog",
         TWO,
         {1: "shot in 1984. 2 people stand.\n1984. was hot\n2 people\n3.5 m\n12:30", 2: "a dog"},
     ),
@@ -454,22 +455,26 @@ REAL_SHAPES: list[tuple[str, list[int], dict[int, str]]] = [
         {1: "<region1> is a red rectangle around a chair."},
     ),
     (
-        "The image contains two people, one of them marked. Here's a description of the marked region:\n\n<region1>: The person is a woman. She reads.",
+        "The image contains two people, one of them marked. Here's a description of "
+        "the marked region:\n\n<region1>: The person is a woman. She reads.",
         ONE,
         {1: "The person is a woman. She reads."},
     ),
     (
-        'The image shows a harbour. Here\'s a description of the marked region:\n\n<region1> (The boat on the left): This is a boat. It has a "7" on its bow.',
+        "The image shows a harbour. Here's a description of the marked region:\n\n"
+        '<region1> (The boat on the left): This is a boat. It has a "7" on its bow.',
         ONE,
         {1: 'This is a boat. It has a "7" on its bow.'},
     ),
     (
-        "The image shows two clocks, with the left clock (region 1) highlighted. Here's the content of the marked region:\n\n- **Region 1 (Left Clock):** The clock is round.",
+        "The image shows two clocks, with the left clock (region 1) highlighted. Here's the "
+        "content of the marked region:\n\n- **Region 1 (Left Clock):** The clock is round.",
         ONE,
         {1: "The clock is round."},
     ),
     (
-        "The image contains three cups:\n\n1. **<region1>**: A blue cup.\n\n2. **<region2>**: A red cup.\n\n3. **<region3>**: Another, like the one in <region2>.",
+        "The image contains three cups:\n\n1. **<region1>**: A blue cup.\n\n"
+        "2. **<region2>**: A red cup.\n\n3. **<region3>**: Another, like the one in <region2>.",
         ONE,
         {1: "A blue cup."},
     ),
@@ -485,11 +490,9 @@ REAL_SHAPES: list[tuple[str, list[int], dict[int, str]]] = [
     ),
     ("<region1> contains a lamp.", ONE, {1: "<region1> contains a lamp."}),
     (
-        "In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm.",
+        "In <region1>, the focus is on a shoe. The setting is a kitchen. It is calm.",
         ONE,
-        {
-            1: "In <region1>, the focus is on a shoe. The setting is a kitchen. The overall scene is calm."
-        },
+        {1: "In <region1>, the focus is on a shoe. The setting is a kitchen. It is calm."},
     ),
 ]
 
@@ -688,7 +691,8 @@ Captions = list[tuple[int, str]]
 TAILS = [
     "", "in a red coat", "beside <region2>", "near region 1 (left)", "with 2 wheels", "at 12:30",
     'under a sign "STOP"', "that says 'open'", "(a blue one)", "no. 4 on its back", "50 % full",
-    "un café", "一只猫", "in 1984", "and a box 3 m wide", "e.g. a toy", "by the <sea>", "it's old",
+    "un café", "一只猫", "in 1984", "and a box 3 m wide", "e.g. a toy", "by the <sea>",
+    "it's old",
     "like the one in <region1>, but red", "next to {x}", "[sic]", "a/b", "of *two* parts", "A-B",
     "which I cannot describe better", "saying sorry", "with no. 2 and no. 3",
 ]  # fmt: skip
@@ -918,10 +922,12 @@ MEGABYTE = 1_000_000
 @pytest.mark.parametrize(
     "unit",
     [
-        "<region1>", "<region1>: a\n", "<region1>(", "<region1> and ", "</region1>", "1. ", "1. a\n",
+        "<region1>", "<region1>: a\n", "<region1>(", "<region1> and ", "</region1>", "1. ",
+        "1. a\n",
         "{", "{a:", '{"1": "', '{"1": "a"}', "[", "[[[", '[{"', "((((", "\n", "\n\n", " ", '"', "'",
         "\\", "*", "#", "|", "-", "---\n", "1", "<", "<think>", "</think>\n", "```\n", "region ",
-        "I'm sorry, ", "I'm sorry. ", "I can't ", "ich kann nicht ", "申し訳ありません", "a. ", "\ud800",
+        "I'm sorry, ", "I'm sorry. ", "I can't ", "ich kann nicht ", "申し訳ありません",
+        "a. ", "\ud800",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("<region1>: ", "x"), ('{"1": "', '"}')])

@@ -33,6 +33,7 @@ from skimage import data as photos
 
 from hf_regioncap.errors import OptionError
 from hf_regioncap.gallery import STATUS_WORDS, show, write_gallery
+from hf_regioncap.metadata import without_metadata
 from hf_regioncap.review import apply_review, read_review, region_keys
 
 HOSTILE = [
@@ -786,3 +787,16 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_a_review_still_fits_after_the_metadata_is_gone() -> None:
+    exif = PillowImage.Exif()
+    exif[0x010E] = "a secret garden"
+    file = io.BytesIO()
+    PillowImage.new("RGB", (64, 48), "green").save(file, "JPEG", exif=exif)
+    original = file.getvalue()
+    published = without_metadata(original)
+    assert published is not None
+    assert published != original
+    keys = [region_keys(data, [[1, 2, 30, 40]], ["a lawn"]) for data in (original, published)]
+    assert keys[0] == keys[1]
