@@ -103,10 +103,10 @@ def _number(name: str) -> int | None:
 
 
 class _Item(NamedTuple):
-    """A caption and the number that the answer gives it, None if it speaks of several regions."""
+    """A caption and the number that the answer gives it."""
 
-    number: int | None
-    caption: str | None
+    number: int | None  # None: it speaks of several regions
+    caption: str | None  # None: it cannot be told from another region's
     ordinal: bool = False  # the number may be the item's place in a list
 
 
@@ -145,12 +145,12 @@ def _after_thinking(text: str) -> str:
 _COLONS = (":", "：")
 _MOST_TEXT = 250_000  # characters; what comes after is not read
 _MOST_MARKS = 5_000  # nor what comes after so many marks or JSON values
-_SAYS_NOTHING = {"n/a", "na", "none", "null", "nil", "undefined"}
+_SAYS_NOTHING = {"n/a", "na", "none", "null", "nil", "undefined", "string"}
 
 
-def _readable(caption: str | None) -> str | None:
+def _readable(caption: str) -> str | None:
     """Return the caption if it says something, else None."""
-    caption = (caption or "").strip()
+    caption = caption.strip()
     if caption.lower().strip(".- ") in _SAYS_NOTHING or not any(map(str.isalnum, caption)):
         return None
     return None if is_refusal(caption) else caption
@@ -174,11 +174,13 @@ def _keep(items: Iterable[_Item], asked: Sequence[int]) -> dict[int, str]:
             if number == 0:
                 break
             lowest_unasked = min(lowest_unasked, number)
+        elif caption is None:
+            kept.setdefault(number, "")
         elif number not in kept and (not ordinal or names_all or number < lowest_unasked):
             readable = _readable(caption)
             if readable:
                 kept[number] = readable
-    return kept
+    return {number: caption for number, caption in kept.items() if caption}
 
 
 # --- JSON -----------------------------------------------------------------------------------
@@ -378,7 +380,7 @@ def _json_items(value: object) -> list[_Item]:
     if not isinstance(value, tuple):
         return []
     numbered = [(_number(key), part) for key, part in value]
-    items = [_Item(n, _own_part(_text_of(part), n)) for n, part in numbered if n is not None]
+    items = [_Item(n, _own_part(_text_of(part) or "", n)) for n, part in numbered if n is not None]
     if items:
         return items
     record = _record(value)
@@ -398,7 +400,7 @@ def _record(pairs: tuple[tuple[str, object], ...]) -> _Item | None:
             caption = _text_of(rest)
             if caption is None and any(isinstance(part, list | tuple) for _, part in rest):
                 return None  # {"id": 7, "regions": {...}}
-            return _Item(number, _own_part(caption, number), name in _ORDINAL_FIELDS)
+            return _Item(number, _own_part(caption or "", number), name in _ORDINAL_FIELDS)
     return None
 
 
@@ -423,10 +425,8 @@ def _text_of(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _own_part(caption: str | None, number: int) -> str | None:
+def _own_part(caption: str, number: int) -> str | None:
     """Cut a JSON caption's own label; if its lines label other regions, take its own part only."""
-    if caption is None:
-        return None
     labels = [
         mark
         for mark in _strong_marks(caption)
@@ -450,7 +450,7 @@ def _without_numbers(value: object, asked: Sequence[int]) -> dict[int, str] | No
         return marked
     if list(asked) != list(range(1, len(value) + 1)):
         return {}
-    return _keep((_Item(place, part) for place, part in enumerate(value, 1)), asked)
+    return _keep((_Item(place, part or "") for place, part in enumerate(value, 1)), asked)
 
 
 # --- marks in text --------------------------------------------------------------------------
@@ -502,6 +502,7 @@ _LEAD = r"""(?:
       (?:contents?|image|scene|area|object|item|subject|descriptions?|captions?
         |marked[ ]\w{1,12})[ ]
       (?:of|for|in|inside|within|marked(?:[ ](?:as|by))?|labell?ed(?:[ ]as)?)[ ](?:the[ ])?
+    |(?:the[ ])?[a-z-]{3,14}[ ](?:marked[ ])?(?:region|box|area|object),?[ ]
     )"""
 _LINE_START = re.compile(
     rf"""(?P<decor>(?:[^\w\n{{]|_){{0,24}}(?:\d{{1,3}}(?:[^\w\n{{]|_){{1,8}})?)
@@ -552,7 +553,8 @@ _JOINT = re.compile(
 )
 # "Other regions:", "<region>:": nobody's, but the end of the caption before it.
 _NAMELESS = re.compile(
-    rf"""^[^\w\n{{]{{0,12}}(?:[A-Za-z]{{1,16}}[ ]){{0,2}}(?:{_NAMES}|{_NAMES_UNSPACED})[ ]?[>\])】]?
+    rf"""^(?![^\n:：]{{0,80}}\d)[^\w\n{{]{{0,12}}(?:[A-Za-z]{{1,16}}[ ]){{0,2}}
+    (?:{_NAMES}|{_NAMES_UNSPACED})[ ]?[>\])】]?
     {_CLOSERS}(?:{_ASIDE})?{_CLOSERS}[ ]{{0,3}}[:：]""",
     re.I | re.M | re.X,
 )
@@ -681,11 +683,11 @@ def _with_paired_tags(marks: list[_Mark]) -> list[_Mark]:
 
 _NUMBERED_LINE = re.compile(
     rf"""^(?P<indent>[ \t\u3000]{{0,16}})(?:>[ ]?)?
-    (?P<decor>(?:[-*+•][ \t]{{1,3}})?[^\w\n{{(\[（【$€£{_CIRCLED}]{{0,8}})
-    (?:[(\[（【](?P<a>\d{{1,3}})[)\]）】]{_CLOSERS}[ \t]?[:：.|–-]?
+    (?P<decor>(?:[-*+•][ \t]{{1,3}})?[^\w\n{{(\[（【<$€£{_CIRCLED}]{{0,8}})
+    (?:[(\[（【<](?P<a>\d{{1,3}})[)\]）】>]{_CLOSERS}[ \t]?[:：.|–-]?
       |(?<=\*\*)(?P<b>\d{{1,3}})\*\*[ \t]?[:：.|–-]?
       |(?P<c>\d{{1,3}}){_CLOSERS}[ \t\xa0]{{0,2}}
-         (?:\\?[.:)、．：）。।](?!\d)|(?P<row>\|)|(?<=[ \t])[–—-](?=[ \t])(?![ \t]\d))
+         (?:\\?[.:)、．：）。।](?!\d)|(?P<row>\|)|[–—-](?=[ \t])(?![ \t]\d))
       |(?P<d>\d{{1,2}})\ufe0f?\u20e3
       |(?P<e>[{_CIRCLED}])[ .:：、]?
       |第(?P<f>\d{{1,3}}|[{_HAN}])[个個]?[：:、，]
@@ -749,15 +751,19 @@ def _from_marks(text: str, asked: Sequence[int], cut: bool) -> dict[int, str] | 
 
 
 def _with_doubts(text: str, marks: list[_Mark], asked: Sequence[int]) -> list[_Mark]:
-    """Add what may be marks within the lines of a counted list: "1. a cat 2. a dog"."""
-    own = {mark.number or 0 for mark in marks}
-    expected = {*asked, *(number + 1 for number in own)} - own
-    doubts = [
-        _Mark(None, "tangle", found.start(), found.start(), found.end())
-        for found in islice(_INLINE_NUMBER.finditer(text), _MOST_MARKS)
-        if _int(found[1]) in expected
-    ]
-    return sorted([*marks, *doubts], key=lambda mark: mark.start)
+    """Add what may be another mark within a line of a counted list: "1. a cat 2. a dog"."""
+    own = {mark.number for mark in marks}
+    doubted: list[_Mark] = []
+    ends = [mark.start for mark in marks[1:]] + [len(text)]
+    for mark, end in zip(marks, ends, strict=True):
+        doubted.append(mark)
+        expected = {*asked, (mark.number or 0) + 1} - own
+        for found in _INLINE_NUMBER.finditer(text, mark.end, end):
+            if _int(found[1]) in expected:
+                place = found.start()
+                doubted.append(_Mark(None, "tangle", place, place, place))
+                break
+    return doubted
 
 
 def _items(text: str, marks: Sequence[_Mark], cut: bool) -> list[_Item]:
@@ -768,28 +774,31 @@ def _items(text: str, marks: Sequence[_Mark], cut: bool) -> list[_Item]:
     labelled = {mark.number for mark in marks if mark.kind == "label"}
     sections: list[tuple[_Mark, _Item]] = []
     current: _Mark | None = None
-    doubtful = False
+    doubt = len(text)  # where the current caption may begin to be another's
     for mark in marks:
         if mark.kind in _AT_LINE_START or (mark.kind == "inner" and not labelled):
             if current and current.number == mark.number and mark.kind == "inner":
                 continue  # the region's next sentence
             if current:
-                sections.append((current, _item(text, current, mark.start, doubtful)))
-            current, doubtful = mark, False
+                sections.append((current, _item(text, current, mark.start, doubt)))
+            current, doubt = mark, len(text)
         elif current and mark.kind == "close":
             foreign = mark.number not in (None, current.number)
-            sections.append((current, _item(text, current, mark.start, doubtful or foreign)))
+            doubt = current.end if foreign else doubt
+            sections.append((current, _item(text, current, mark.start, doubt)))
             current = None
         elif current and mark.number != current.number:
             unlabelled = mark.kind in ("clause", "inner") and mark.number not in labelled
-            doubtful = doubtful or unlabelled or mark.kind == "tangle"
+            if unlabelled or mark.kind == "tangle":
+                doubt = min(doubt, mark.start)
     if current and not cut:
-        sections.append((current, _item(text, current, len(text), doubtful)))
+        sections.append((current, _item(text, current, len(text), doubt)))
     return [item for mark, item in sorted(sections, key=lambda pair: pair[0].kind != "label")]
 
 
-def _item(text: str, mark: _Mark, end: int, doubtful: bool) -> _Item:
-    caption = None if doubtful else _section(text[mark.end : end], mark)
+def _item(text: str, mark: _Mark, end: int, doubt: int) -> _Item:
+    raw = _before_ending(text[mark.end : end], mark)
+    caption = _section(raw, mark) if mark.end + len(raw) <= doubt else None
     return _Item(mark.number, caption, mark.ordinal)
 
 
@@ -798,29 +807,34 @@ _CHAT = (
     r"|is there anything|would you like"
 )
 _SUMMARY = (
-    r"overall,|in summary|in conclusion|to summari[sz]e|together,|these (?:regions|captions|desc)"
+    r"overall,|in summary|in conclusion|to summari[sz]e|together,"
+    r"|these (?:are|regions|captions|descriptions)"
 )
-_NEW_PARAGRAPH = r"\n[ \t]{0,8}\n[ \t]{0,8}(?:[-=*_]{3,9}\n)?[ \t>*_\n]{0,6}"
+_NEW_PARAGRAPH = r"\n[ \t]{0,8}\n[ \t]{0,8}(?:[-=*_]{3,9}\n)?[ \t>*_(\n]{0,6}"
 _PARTING = re.compile(f"{_NEW_PARAGRAPH}(?:{_CHAT})", re.I)
 _ENDING = re.compile(f"{_NEW_PARAGRAPH}(?:{_CHAT}|{_SUMMARY})|\n[ \t]{{0,4}}(#{{1,6}})[ \t]", re.I)
 _RULE = re.compile(r"[ \t]*[-*_=~#`>]{2,}[ \t]*")
 
 
-def _section(raw: str, mark: _Mark) -> str | None:
-    """Make a caption of the text between a mark and the next."""
+def _before_ending(raw: str, mark: _Mark) -> str:
+    """Cut a closing remark, or a heading that is not within this region's own."""
     for ending in _ENDING.finditer(raw):
         if not ending[1] or not mark.heading or len(ending[1]) <= mark.heading:
-            raw = raw[: ending.start()]
-            break
+            return raw[: ending.start()]
+    return raw
+
+
+def _section(raw: str, mark: _Mark) -> str:
+    """Make a caption of the text between a mark and the next."""
     if mark.row:
         raw = raw.lstrip().partition("\n")[0]
     caption = _without_rules(_without_title(raw, mark).strip()).rstrip(" \t\n,，;；|/")
-    if caption.startswith("{"):
+    if caption.startswith(('{"', "{'")):
         values = _json_values(caption)
-        return _text_of(values[0].value) if values else None
+        return _text_of(values[0].value) or "" if values else ""
     if mark.quoted and caption.startswith('"'):
-        return _unescape(caption[1:-1]) if caption.endswith('"') else None
-    return None if caption.endswith(_COLONS) else caption
+        return _unescape(caption[1:-1]) if caption.endswith('"') else ""
+    return "" if caption.endswith(_COLONS) else caption
 
 
 def _without_title(raw: str, mark: _Mark) -> str:
@@ -860,15 +874,15 @@ def _from_text(text: str, asked: Sequence[int], cut: bool) -> dict[int, str]:
     return _keep([_Item(asked[0], _lone(text))], asked)
 
 
-def _lone(text: str) -> str | None:
+def _lone(text: str) -> str:
     """Read the whole text as the one caption asked for, without a line that leads in to it."""
     if _LOOKS_LIKE_JSON.search(text):
-        return None
+        return ""
     line, _, rest = text.partition("\n")
     if line.rstrip().endswith(_COLONS) and _LEAD_IN.search(line):
         text = rest.strip()
     text = _OWN_LABEL.sub("", _PARTING.split(text, maxsplit=1)[0], count=1)
-    return None if text.rstrip().endswith(_COLONS) else text
+    return "" if text.rstrip().endswith(_COLONS) else text
 
 
 # --- refusing words -------------------------------------------------------------------------
@@ -884,7 +898,8 @@ _SORRY = {
 }
 _PREAMBLE = {
     "en": r"sorry|about that|for (?:the |any )?(?:inconvenience|confusion|misunderstanding)"
-    r"|unfortunately|regrettably|however|but|also|at this time|i'm afraid(?: that)?"
+    r"|it (?:seems|appears|looks like)(?: that)?|i'm afraid(?: that)?|at this time"
+    r"|unfortunately|regrettably|however|but|also"
     r"|as an? (?:\w+ ){0,3}(?:ai|model|assistant)\b[^,.\n]{0,60}"
     r"|i(?:'m| am) (?:just )?an ai\b[^,.\n]{0,40}?(?=,| and\b|$)(?: and\b)?"
     r"|(?:for|due to|to protect) (?:\w+[ ']){0,4}(?:privacy|safety|ethical|security|policy)"
@@ -912,7 +927,9 @@ _REFUSES = {
     r"|couldn't|won't|will not|do not|don't|(?:'m|am) (?:currently )?(?:unable|not (?:able|allowed"
     r"|permitted|comfortable|going|in a position))(?: to)?) (?:be able to |\w+ly )?"
     + _HELPING
-    + r"|i (?:must|have to|need to|will have to|respectfully) (?:\w+ly )?"
+    + r"|(?:there(?:'s| is) )?no (?:image|picture|photo) (?:(?:was|is|has been) )?"
+    r"(?:attached|provided|included|uploaded|to describe)"
+    r"|i (?:must|have to|need to|will have to|respectfully) (?:\w+ly )?"
     r"(?:decline|refuse|refrain)|i decline to|i'd rather not"
     rf"|(?:(?:i'm |am )?(?:unable|not able) to|can(?:not|'t)(?: be)?) {_HELPING}"
     r"|(?:this|your|the) (?:request|prompt|response|content|input)\b.{0,60}"
@@ -926,8 +943,8 @@ _REFUSES = {
     "es": r"(?:yo )?no (?:puedo|me es posible|soy capaz|estoy (?:autorizado|capacitado)|tengo)\b"
     r".{0,60}(?:ayudar|identificar|describir|responder|proporcionar|asistir|reconocer|procesar"
     r"|hacer|cumplir|ofrecer)",
-    "zh": r"(?:我|目前我?|暂时|對此)[^，。\n]{0,8}(?:无法|不能|无权|没有办法|無法).{0,30}(?:识别|辨认"
-    r"|提供|协助|帮|描述|回答|满足|完成|处理|查看|继续|讨论|分析|識別|協助|幫|滿足|處理)"
+    "zh": r"(?:我|目前我?|暂时|對此)[^，。\n]{0,8}(?:无法|不能|无权|没有办法|無法).{0,30}"
+    r"(?:识别|辨认|提供|协助|帮|描述|回答|满足|完成|处理|查看|继续|讨论|分析|識別|協助|幫|滿足|處理)"
     r"|(?:无法|不能|無法)(?:为您|对此|對此)?(?:识别|辨认|提供|协助|帮助|描述|回答|满足|处理"
     r"|識別|協助|幫助)[^的]{0,40}$",
     "ja": r".{0,60}(?:特定|識別|説明|回答|お答え|お手伝い|対応|支援|提供|記述|お応え)"

@@ -172,7 +172,7 @@ class Line:
             if response.status_code == 200:
                 return Reply(200, failure="a garbled body (not UTF-8)")
             text = response.content.decode("utf-8", "replace")
-        return Reply(response.status_code, text, dict(response.headers))
+        return Reply(response.status_code, text, response.headers)
 
 
 class Run:
@@ -215,8 +215,13 @@ class Run:
         )
 
     def submit(self, dialogues: Sequence[Dialogue]) -> concurrent.futures.Future[list[Outcome]]:
-        """Start the dialogues of one row; the future has their outcomes in order."""
-        return self._home.start(self._converse(dialogues))
+        """Start the dialogues of one row; the future has their outcomes in order.
+
+        The first questions are hashed here: the caller's thread has more time than the loop.
+        """
+        begun = [(dialogue, next(dialogue)) for dialogue in dialogues]
+        keys = [ask.question.key for _, ask in begun]
+        return self._home.start(self._converse(begun, keys))
 
     def stop(self, error: RegionCaptionError) -> None:
         """Send nothing more; what is in flight is still heard and kept."""
@@ -230,25 +235,28 @@ class Run:
         while self._in_flight and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    async def _converse(self, dialogues: Sequence[Dialogue]) -> list[Outcome]:
+    async def _converse(
+        self, begun: Sequence[tuple[Dialogue, Ask]], keys: Sequence[str]
+    ) -> list[Outcome]:
         line = self._home.line(self._endpoint)
-        if len(dialogues) == 1:
-            return [await self._lead(line, dialogues[0])]
-        return list(await asyncio.gather(*(self._lead(line, each) for each in dialogues)))
+        leads = [
+            self._lead(line, dialogue, ask, key)
+            for (dialogue, ask), key in zip(begun, keys, strict=True)
+        ]
+        return [await leads[0]] if len(leads) == 1 else list(await asyncio.gather(*leads))
 
-    async def _lead(self, line: Line, dialogue: Dialogue) -> Outcome:
-        ask = next(dialogue)
+    async def _lead(self, line: Line, dialogue: Dialogue, ask: Ask, key: str) -> Outcome:
         while True:
-            heard = await self._once(line, ask)
+            heard = await self._once(line, ask, key)
             try:
                 ask = dialogue.send(heard)
             except StopIteration as done:
                 outcome: Outcome = done.value
                 return outcome
+            key = ask.question.key
 
-    async def _once(self, line: Line, ask: Ask) -> Heard:
+    async def _once(self, line: Line, ask: Ask, key: str) -> Heard:
         """Ask, unless the same question is being asked already: then share what is heard."""
-        key = ask.question.key
         asking = self._asking.get(key)
         if asking is not None:
             return await asyncio.shield(asking)
@@ -324,13 +332,18 @@ class Run:
                 break
             await asyncio.sleep(wait)
         dialect = line.dialect(ask.question.model, self._first)
-        reserved = self._budget.take(ask) if self._budget is not None else 0.0
+        reserved = await self._reserve(ask)
         if reserved is None:
             return None, dialect
         self.tally.requests += 1
         self._in_flight += 1
         sent_at = time.monotonic()
-        reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
+        reply = Reply(0)
+        try:
+            reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
+        finally:
+            if self._budget is not None:
+                self._budget.settle(reserved, reply)
         now = time.monotonic()
         if reply.status in (429, 503) and not _out_of_credit(reply):
             line.gate.refused(now, sent_at, wire.retry_after(reply.headers, time.time()))
@@ -338,9 +351,19 @@ class Run:
             line.gate.timed_out(now, sent_at)
         else:
             line.gate.answered(now, sent_at)
-        if self._budget is not None:
-            self._budget.settle(reserved, reply)
         return reply, dialect
+
+    async def _reserve(self, ask: Ask) -> float | None:
+        """What the budget sets aside for a request; None where it has no room for it.
+
+        A request in flight holds its worst case and frees most of it: that is waited for.
+        """
+        if self._budget is None:
+            return 0.0
+        while (reserved := self._budget.take(ask)) is None and self._budget.may_free():
+            await asyncio.sleep(0.02)
+            self._check_alive()
+        return reserved
 
     def _budget_words(self) -> str:
         return self._budget.reason if self._budget is not None else ""
@@ -357,6 +380,9 @@ class Run:
         completion = wire.read_completion(reply.body)
         if reply.failure:
             completion = wire.Completion(problem=reply.failure)
+        if completion.problem is not None:
+            problem = wire.redact(completion.problem, self._secrets(ask))
+            completion = replace(completion, problem=problem)
         tokens = (completion.prompt_tokens, completion.completion_tokens)
         self.tally.answered += 1
         self.tally.prompt_tokens += tokens[0] or 0
@@ -374,10 +400,7 @@ class Run:
                 created=time.time(),
             )
             await self._save(key, answer)
-        problem = completion.problem
-        if problem is not None:
-            problem = wire.redact(problem, self._secrets(ask))
-        return Heard(replace(completion, problem=problem), (tokens,))
+        return Heard(completion, (tokens,), reading=reading)
 
     async def _save(self, key: str, answer: StoredAnswer) -> None:
         """Commit together with what else arrives while the last commit is under way."""
@@ -441,8 +464,9 @@ def hear_from_store(
     paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past) or ask.paid
     for answer in [] if ask.fresh else reversed(past):
         completion = wire.read_completion(answer.raw)
-        if read_answer(completion, ask.question.regions, parse).status == "ok":
-            return Heard(completion, paid), paid
+        reading = read_answer(completion, ask.question.regions, parse)
+        if reading.status == "ok":
+            return Heard(completion, paid, reading=reading), paid
     return None, paid
 
 
@@ -456,6 +480,9 @@ class Budget(Protocol):
 
     def settle(self, reserved: float, reply: Reply) -> None:
         """Replace the reservation of a request by what it did cost."""
+
+    def may_free(self) -> bool:
+        """Whether a request in flight may cost less than is set aside for it."""
 
 
 def _first_dialect(dialect: wire.Dialect, endpoint: Endpoint) -> wire.Dialect:
@@ -564,7 +591,8 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     )
     secure = endpoint.url.startswith("https:")
     scheme = "https" if secure else "http"
-    proxy = None if proxy_bypass(endpoint.host) else getproxies().get(scheme)
+    direct = is_loopback(endpoint.host) or proxy_bypass(endpoint.host)
+    proxy = None if direct else getproxies().get(scheme)
     inner = httpx2.AsyncHTTPTransport(
         verify=httpx2.create_ssl_context() if secure else False, limits=limits, proxy=proxy
     )
@@ -572,13 +600,20 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
         api_key="unused",  # the transport decides what is sent, see _Guard
         base_url=endpoint.url,
         max_retries=0,
-        timeout=endpoint.timeout,
+        timeout=None,  # the transport has one for all of an attempt
         http_client=httpx2.AsyncClient(transport=_guarded(endpoint, inner), trust_env=False),
     )
 
 
 def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.AsyncBaseTransport:
     import httpx2
+
+    own = httpx2.Headers(_own_headers(endpoint)).raw
+    set_by_user = {name.lower() for name, _ in own}
+    names = {name.encode() for name in _KEPT_HEADERS[endpoint.is_openai]} - set_by_user
+
+    def _kept(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        return [(name, value) for name, value in headers if name.lower() in names]
 
     class _Guard(httpx2.AsyncBaseTransport):
         """Bounds what comes back, and lets nothing of the environment leave.
@@ -588,7 +623,7 @@ def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.Asy
         """
 
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            request.headers = httpx2.Headers(_headers(endpoint, request.headers))
+            request.headers = httpx2.Headers([*_kept(request.headers.raw), *own])
             async with asyncio.timeout(endpoint.timeout):
                 response = await inner.handle_async_request(request)
                 try:
@@ -605,13 +640,14 @@ def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.Asy
     return _Guard()
 
 
-def _headers(endpoint: Endpoint, given: Mapping[str, str]) -> dict[str, str]:
-    """The headers that leave: the request's own needs, the key of this endpoint, the user's."""
-    kept = ["host", "content-length", "transfer-encoding", "content-type", "user-agent"]
-    if endpoint.is_openai:
-        kept += ["openai-organization", "openai-project"]
-    headers = {name: given[name] for name in kept if name in given}
-    headers |= {"accept": "application/json", "accept-encoding": "identity"}
+#: What the request itself needs of the client's headers; organisation and project at OpenAI only.
+_NEEDED = ("host", "content-length", "transfer-encoding", "content-type", "user-agent")
+_KEPT_HEADERS = {False: _NEEDED, True: (*_NEEDED, "openai-organization", "openai-project")}
+
+
+def _own_headers(endpoint: Endpoint) -> dict[str, str]:
+    """The headers that are the same for all requests: the key of this endpoint, the user's."""
+    headers = {"accept": "application/json", "accept-encoding": "identity"}
     if endpoint.key:
         headers["authorization"] = f"Bearer {endpoint.key}"
     return headers | {name.lower(): value for name, value in endpoint.headers}

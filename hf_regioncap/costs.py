@@ -218,6 +218,7 @@ class Budget:
         self.reason = ""
         self._requests = 0
         self._cost = 0.0
+        self._open = 0  # requests in flight
         self._tally: Tally | None = None
 
     def follow(self, tally: Tally) -> None:
@@ -245,10 +246,18 @@ class Budget:
                 return None
         self._requests += 1
         self._cost += reserved
+        self._open += 1
         return reserved
+
+    def may_free(self) -> bool:
+        """Whether the cost is what there is no room for, and requests in flight hold some."""
+        most_requests, most_cost = self.limits
+        used_up = most_requests is not None and self._requests >= most_requests
+        return most_cost is not None and self._open > 0 and not used_up
 
     def settle(self, reserved: float, reply: Reply) -> None:
         """Replace the reservation of a request by what it did cost."""
+        self._open -= 1
         if not reserved or self.price is None:
             return
         if reply.status >= 300:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hf_regioncap.answers import is_refusal, parse_answer
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
 from hf_regioncap.wire import Completion, redact
@@ -50,6 +49,8 @@ def read_answer(
     >>> read_answer(Completion(text="I'm sorry, but I can't help with that."), [1]).status
     'api_refused'
     """
+    from hf_regioncap.answers import is_refusal  # its patterns compile while answers are awaited
+
     text, reason = completion.text, completion.finish_reason
     cut = reason == "length"
     if reason == "content_filter":  # its text may be null, which is a problem elsewhere
@@ -78,6 +79,8 @@ def read_answer(
 def _captions(text: str, regions: Sequence[int], cut: bool, parse: Parse | None) -> dict[int, str]:
     """The captions of the regions asked for, by the user's parser or the built-in one."""
     if parse is None:
+        from hf_regioncap.answers import parse_answer
+
         found = parse_answer(text, regions, cut=cut)
         return {region: said for region, said in found.items() if len(said) <= LONGEST_CAPTION}
     said = parse(text, list(regions))
@@ -104,7 +107,8 @@ class Heard:
     """What came of a request: a completion, or the status and the reason why there is none.
 
     `paid` are the tokens (prompt, completion) of every answer that was ever received for this
-    question, None where an endpoint did not say.
+    question, None where an endpoint did not say; `reading` is what the completion says, where
+    that has been found out already.
     """
 
     completion: Completion | None = None
@@ -112,6 +116,7 @@ class Heard:
     status: str = "ok"
     reason: str | None = None
     failures: int = 0
+    reading: Reading | None = None
 
 
 @dataclass
@@ -170,7 +175,7 @@ def _read_until_usable(
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), text
         text = heard.completion.text or text
-        reading = read_answer(heard.completion, question.regions, parse)
+        reading = heard.reading or read_answer(heard.completion, question.regions, parse)
         captions = {**captions, **reading.captions}
         tries[reading.status] = tries.get(reading.status, 1) - 1
         if reading.status == "ok" or reading.final or tries[reading.status] <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -174,9 +175,8 @@ class Options:
                 _check_number(name, value, kind, low, high)
         for name, words in _WORDS.items():
             value = getattr(self, name)
-            if not isinstance(value, str | os.PathLike) and not (
-                value is None and name in _MAY_BE_NONE
-            ):
+            kinds = (str, os.PathLike) if name in _PATHS else (str,)
+            if not isinstance(value, kinds) and not (value is None and name in _MAY_BE_NONE):
                 raise OptionError(f"{name} must be {words}, got {value!r}")
         self._check_callables()
         self._check_mappings()
@@ -209,11 +209,27 @@ class Options:
             if value is not None and not isinstance(value, Mapping):
                 # The value is not shown: headers may hold a key.
                 raise OptionError(f"{name} must be a mapping, got a {type(value).__name__}")
+        for name, value in (self.extra_headers or {}).items():
+            if not all(f"{text}".isascii() and f"{text}".isprintable() for text in (name, value)):
+                raise OptionError(
+                    f"extra_headers: {name!r} has characters that no HTTP header can carry"
+                )
         taken = {"model", "messages", "stream", "n"} & set(self.extra_body or {})
         if taken:
             raise OptionError(
                 f"extra_body must not hold {sorted(taken)}: the library sets these itself"
             )
+        try:
+            json.dumps(dict(self.extra_body or {}), sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"extra_body must be what JSON can hold: {error}") from None
+        if self.label_names is not None and not isinstance(self.label_names, Mapping):
+            names = self.label_names
+            if isinstance(names, str) or not isinstance(names, Sequence):
+                raise OptionError(
+                    f"label_names must be a list of names or a mapping of numbers to names, "
+                    f"got {names!r}"
+                )
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -254,6 +270,7 @@ _WORDS: dict[str, str] = {
     "store_tag": "a short text",
     "column_prefix": "a text",
 }
+_PATHS = ("image_root", "answer_store")
 _MAY_BE_NONE = {
     field.name
     for field in fields(Options)
@@ -289,8 +306,12 @@ def _check_number(name: str, value: Any, kind: type, low: float, high: float) ->
 def _check_base_url(base_url: str | None) -> None:
     if base_url is None or base_url == OFFLINE:
         return
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        usable = False
+    if not usable or base_url != base_url.strip():
         raise OptionError(
             f"base_url must be 'offline' or an address like 'http://localhost:8000/v1', "
             f"got {base_url!r}"

@@ -54,6 +54,8 @@ def list_regions(regions: Sequence[int]) -> str:
     >>> list_regions([2, 5, 6])
     '<region2>, <region5> and <region6>'
     """
+    if not regions:
+        return ""
     *first, last = [region_mark(region) for region in regions]
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -64,8 +66,8 @@ def list_labels(labels: Sequence[str | None]) -> str:
     >>> list_labels(["dog", None, 'a "big"  cat'])
     '<region1> "dog", <region3> "a \\'big\\' cat"'
     """
-    named = ((region, label) for region, label in enumerate(labels, 1) if label)
-    return ", ".join(f'{region_mark(region)} "{_quotable(label)}"' for region, label in named)
+    named = ((region, _quotable(label or "")) for region, label in enumerate(labels, 1))
+    return ", ".join(f'{region_mark(region)} "{label}"' for region, label in named if label)
 
 
 def _quotable(label: str) -> str:
@@ -105,6 +107,8 @@ def fill_template(
 ) -> str:
     """Fill {count}, {regions}, {labels} and any other {name} by `column(name)`.
 
+    The default prompt's sentence about labels is left out where no region has one.
+
     >>> fill_template(PROMPT, count=1)
     'Describe the content of each marked region in the image. There are 1 regions:
     <region1> to <region1>.'
@@ -116,6 +120,8 @@ def fill_template(
         "regions": region_range(count),
         "labels": list_labels(labels),
     }
+    if not values["labels"]:
+        template = template.removesuffix(LABELS)
     text = []
     for literal, name, _, _ in string.Formatter().parse(template):
         text.append(literal)
@@ -233,8 +239,11 @@ def label_text(value: Any, names: Sequence[str] | Mapping[int, str] | None) -> s
     if value is None or isinstance(value, bool) or names is None:
         return None
     try:
+        number = int(value)
+        if number != value:  # half a label is none
+            return None
         if isinstance(names, Mapping):
-            return names.get(int(value))
-        return names[int(value)] if 0 <= int(value) < len(names) else None
-    except (TypeError, ValueError):
+            return names.get(number)
+        return names[number] if 0 <= number < len(names) else None
+    except (TypeError, ValueError, OverflowError):
         return None

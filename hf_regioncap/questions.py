@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class Question:
         """The bound of the answer: the user's, or room for a paragraph about each region."""
         return self.max_tokens or 256 + 192 * len(self.regions)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """A hash of everything that changes the answer, images included, and of nothing else.
 

@@ -40,15 +40,12 @@ def build_body(question: Question, dialect: Dialect, max_tokens: int) -> bytes:
 
     Images are put in as base64 after the rest is encoded: a JSON encoder would look at each of
     their characters for something to escape.
+
+    >>> body = build_body(Question(regions=(1,), images=(b"jpeg",), text="?"), Dialect(), 64)
+    >>> json.loads(body)["messages"][1]["content"][1]
+    {'type': 'image_url', 'image_url': {'url': 'data:image/jpeg;base64,anBlZw=='}}
     """
-    marks = [f"\x00{index}\x00" for index in range(len(question.images))]
-    content: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
-    content += [_image_part(mark, question.detail, dialect) for mark in marks]
-    content += [{"type": "text", "text": question.instructions(dialect.form)}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if question.system:
-        messages.insert(0, {"role": "system", "content": question.system})
-    body: dict[str, Any] = {"model": question.model, "messages": messages}
+    body: dict[str, Any] = {"model": question.model}
     if dialect.form == "json_schema":
         schema = answer_schema(question.regions)
         body["response_format"] = {
@@ -64,20 +61,30 @@ def build_body(question: Question, dialect: Dialect, max_tokens: int) -> bytes:
     if question.seed is not None:
         body["seed"] = question.seed
     body |= dict(question.extra_body)
-    text = json.dumps(body, ensure_ascii=True).encode()
-    for mark, image in zip(marks, question.images, strict=True):
-        text = text.replace(json.dumps(mark)[1:-1].encode(), base64.b64encode(image))
-    return text
+    content = [_encoded({"type": "text", "text": question.text})]
+    content += [_image_part(image, question.detail, dialect) for image in question.images]
+    content += [_encoded({"type": "text", "text": question.instructions(dialect.form)})]
+    messages = [b'{"role": "user", "content": [' + b", ".join(content) + b"]}"]
+    if question.system:
+        messages.insert(0, _encoded({"role": "system", "content": question.system}))
+    return _encoded(body)[:-1] + b', "messages": [' + b", ".join(messages) + b"]}"
 
 
-def _image_part(mark: str, detail: str | None, dialect: Dialect) -> dict[str, Any]:
-    url = f"data:image/jpeg;base64,{mark}"
-    if not dialect.image_object:
-        return {"type": "image_url", "image_url": url}
-    image: dict[str, Any] = {"url": url}
-    if detail and dialect.detail:
-        image["detail"] = detail
-    return {"type": "image_url", "image_url": image}
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=True).encode()
+
+
+_DATA_URL = "data:image/jpeg;base64,"
+
+
+def _image_part(jpeg: bytes, detail: str | None, dialect: Dialect) -> bytes:
+    image: Any = _DATA_URL
+    if dialect.image_object:
+        image = {"url": _DATA_URL}
+        if detail and dialect.detail:
+            image["detail"] = detail
+    part = _encoded({"type": "image_url", "image_url": image})
+    return part.replace(_DATA_URL.encode(), _DATA_URL.encode() + base64.b64encode(jpeg))
 
 
 @dataclass(frozen=True)
@@ -187,62 +194,82 @@ def error_words(body: str) -> str:
     'seed: not permitted'
     """
     try:
-        data = json.loads(body)
+        words = _said(json.loads(body))
     except (ValueError, RecursionError):
-        return _not_json(body) if body.lstrip()[:1] in ("", "<") else body.strip()[:500]
-    if not isinstance(data, dict):
-        return str(data)[:500]
-    error = data.get("error", data)
-    for place in (error, data):
-        if isinstance(place, str):
-            return place[:2000]
-        if isinstance(place, dict):
-            for name in ("message", "detail", "msg"):
-                words = _said(place.get(name))
-                if words:
-                    return words[:2000]
-    return json.dumps(error)[:500]
+        words = _not_json(body) if body.lstrip()[:1] in ("", "<") else ""
+    return words[:2000] or body.strip()[:500]
 
 
-def _said(value: Any) -> str | None:
+def _said(value: Any, depth: int = 0) -> str:
+    """The words in an error, which hide under many names, in lists, or as JSON in a string."""
+    if depth > 6:
+        return ""
     if isinstance(value, str):
-        return value
+        inner = _json_in(value) if value.lstrip()[:1] in ("{", "[") else None
+        return (_said(inner, depth + 1) if inner else "") or value
     if isinstance(value, list):
-        return "; ".join(
-            f"{item.get('loc', [''])[-1]}: {item.get('msg')}"
-            for item in value
-            if isinstance(item, dict) and isinstance(item.get("loc", [""]), list)
-        )
-    return None
+        return "; ".join(filter(None, (_said(item, depth + 1) for item in value[:20])))
+    if not isinstance(value, dict):
+        return ""
+    names = ("error", "message", "detail", "msg", "errors")
+    words = next(filter(None, (_said(value.get(name), depth + 1) for name in names)), "")
+    where = value.get("loc")  # FastAPI's
+    if isinstance(where, list) and "msg" in value:
+        path = ".".join(str(step) for step in where if step != "body")
+        return f"{path}: {words}"
+    metadata = value.get("metadata")  # OpenRouter's: what the provider behind it said
+    raw = _said(metadata.get("raw"), depth + 1) if isinstance(metadata, dict) else ""
+    return f"{words}: {raw}" if raw else words
 
 
-def _param(body: str) -> str | None:
+def _json_in(text: str) -> Any:
     try:
-        param = json.loads(body)["error"]["param"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return param if isinstance(param, str) else None
+
+
+def _error_field(body: str, name: str) -> str:
+    data = _json_in(body)
+    data = data[0] if isinstance(data, list) and data else data  # Gemini's come in a list
+    error = data.get("error", data) if isinstance(data, dict) else None
+    value = error.get(name) if isinstance(error, dict) else None
+    return str(value) if isinstance(value, str | int) else ""
 
 
 def code_of(body: str) -> str:
-    """The `code` and `type` of an error body as one text, for telling no credit from no time."""
-    try:
-        error = json.loads(body)["error"]
-        return f"{error.get('code')} {error.get('type')}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ""
+    """The `code` and `type` of an error body as one text, for telling no credit from no time.
+
+    >>> code_of('{"error": {"message": "...", "code": "insufficient_quota", "type": null}}')
+    'insufficient_quota'
+    """
+    return f"{_error_field(body, 'code')} {_error_field(body, 'type')}".strip()
 
 
 _PARAMETERS = re.compile(
-    r"\b(response_format|json_schema|json_object|structured[ _]outputs?|guided_\w+|"
-    r"max_completion_tokens|max_tokens|temperature|seed|(?:image_url\.)?detail|image_url)\b",
+    r"\b(response[_ ]formats?|response_schema|response_mime_type|json[_ ](?:schema|object|mode)|"
+    r"structured[ _]outputs?|guided_\w+|grammar|"
+    r"max_completion_tokens|max_tokens|temperature|seed|image_url)\b",
     re.IGNORECASE,
 )
-_CONTEXT = re.compile(r"context (?:length|window|size)|too many tokens|maximum context", re.I)
+#: "detail" alone is an everyday word of error messages.
+_DETAIL = re.compile(r"image_url\W{1,4}detail\b|['\"`]detail['\"`]")
+#: The row is too long, or was cut, in words that name parameters of ours all the same.
+_ABOUT_ROW = re.compile(
+    r"context (?:length|window|size)|maximum context|too many tokens|longer than the (?:max|model)|"
+    r"at least 1, got -|output limit was reached",
+    re.IGNORECASE,
+)
+_WANTS_STRING = re.compile(
+    r"(?:of type|expected|should be|must be)(?: a| type)?(?: valid)? string\b(?! with)",
+    re.IGNORECASE,
+)
 _NO_MODEL = re.compile(
-    r"model\b.{0,120}(?:not found|does not exist|not exist|unknown|invalid|not available|"
-    r"no such)|(?:unknown|invalid|no such|unsupported) model\b",
-    re.IGNORECASE | re.DOTALL,
+    r"\bmodels?(?: name| id)?:?\s*(?:[`'\"“‘][^`'\"”’]+[`'\"”’]|[\w./:@-]+)?\s*"
+    r"(?:was |is |are |could )?(?:not (?:be )?found|does ?n[o']t exist|not exist|not available|"
+    r"not supported|unknown)|"
+    r"\b(?:unknown|invalid|unsupported|no such|not a valid) model\b",
+    re.IGNORECASE,
 )
 
 
@@ -254,17 +281,19 @@ def rejected_parameter(body: str) -> str | None:
     >>> rejected_parameter('{"error": {"message": "could not process image"}}') is None
     True
     """
-    words = error_words(body)
-    if _CONTEXT.search(words):
+    words, param = error_words(body), _error_field(body, "param")
+    if _ABOUT_ROW.search(words):
         return None
-    found = _PARAMETERS.search(_param(body) or "") or _PARAMETERS.search(words)
+    if _DETAIL.search(param) or _DETAIL.search(words):
+        return "detail"
+    found = _PARAMETERS.search(param) or _PARAMETERS.search(words)
     if found is None:
         return None
-    name = found.group(1).lower().removeprefix("image_url.")
-    if name.startswith(("json_", "structured", "guided_")):
+    name = found.group(1).lower()
+    if name.startswith(("response", "json", "structured", "guided_", "grammar")):
         return "response_format"
     if name == "image_url":
-        return name if re.search(r"\bstring\b", words) else None
+        return name if _WANTS_STRING.search(words) else None
     return name
 
 
@@ -274,7 +303,11 @@ def rejects_model(body: str) -> bool:
     >>> rejects_model('{"error": {"message": "The model `x` does not exist"}}')
     True
     """
-    return bool(_NO_MODEL.search(error_words(body)))
+    code = _error_field(body, "code")
+    return code in _MODEL_CODES or bool(_NO_MODEL.search(error_words(body)))
+
+
+_MODEL_CODES = ("model_not_found", "invalid_model", "model_not_supported")
 
 
 def next_dialect(dialect: Dialect, parameter: str) -> Dialect | None:
@@ -312,8 +345,13 @@ def _next_tokens(dialect: Dialect) -> Dialect | None:
     return replace(dialect, tokens=None if f"tried {other}" in tried else other, fixed=tried)
 
 
-_KEYS = re.compile(r"\b(?:sk|pk|gsk|hf|xai)[-_][\w*\-]{6,}|\bBearer\s+\S+|\bAIza[\w-]{20,}")
-_BLOBS = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]*|[\w+/=]{120,}")
+#: The usual forms of keys, and any long run of letters and digits that might be one.
+_KEYS = re.compile(
+    r"\b(?:sk|pk|rk|gsk|csk|hf|xai|nvapi|pplx|r8|fw|tgp|gh[a-z]|github_pat|glpat)[-_][\w*\-]{6,}|"
+    r"\bBearer\s+\S+|\bAIza[\w-]{20,}|\beyJ[\w-]{8,}\.[\w.-]+|"
+    r"\b(?=\w*\d)(?=\w*[A-Za-z])\w{28,}"
+)
+_BLOBS = re.compile(r"data:[\w/+.-]+;base64,?[\w+/=\\-]*|[\w+/=\\]{64,}")
 
 
 def redact(words: str, hide: Iterable[str] = (), length: int = 300) -> str:
@@ -322,10 +360,10 @@ def redact(words: str, hide: Iterable[str] = (), length: int = 300) -> str:
     >>> redact("Incorrect API key provided: sk-abcd1234efgh. See the docs")
     'Incorrect API key provided: [key]. See the docs'
     """
-    for text in hide:
+    for text in sorted(hide, key=len, reverse=True):  # one may be the beginning of another
         if len(text) >= 4:
             words = words.replace(text, "[hidden]")
-    words = _BLOBS.sub("[data]", _KEYS.sub("[key]", words))
+    words = _KEYS.sub("[key]", _BLOBS.sub("[data]", words))
     words = " ".join(writable(words).split())
     return words if len(words) <= length else words[: length - 1] + "…"
 
