@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from hf_regioncap.exports import explode_regions
     from hf_regioncap.gallery import show, write_gallery
     from hf_regioncap.pipeline import caption_dataset, estimate, retry_failed
-    from hf_regioncap.publishing import publish
+    from hf_regioncap.publishing import publish, write_dataset
+    from hf_regioncap.recipe import make_recipe
     from hf_regioncap.review import apply_review
 
 _HOMES = {
@@ -33,9 +34,11 @@ _HOMES = {
     "caption_dataset": "pipeline",
     "estimate": "pipeline",
     "explode_regions": "exports",
+    "make_recipe": "recipe",
     "publish": "publishing",
     "retry_failed": "pipeline",
     "show": "gallery",
+    "write_dataset": "publishing",
     "write_gallery": "gallery",
     "add_answers": "columns",
     "add_boxes": "columns",
@@ -64,9 +67,11 @@ __all__ = [
     "caption_dataset",
     "estimate",
     "explode_regions",
+    "make_recipe",
     "publish",
     "retry_failed",
     "show",
+    "write_dataset",
     "write_gallery",
 ]
 

@@ -12,8 +12,10 @@ caption without any mark (`_lone`). What is decided where an answer leaves a cho
 - A bare array of strings is read by position only if it has exactly one string per region and
   the regions asked for are 1, 2, ..., n: then the position is the number.
 - "Region 1 and Region 2: both ..." is nobody's caption; it ends the one before it.
+- A counted list (`1.`, `2.`) is read by its numbers, unless it counts from 1 where region 1 was
+  not asked for.
 - Numbers that start at 0 are not ours: nothing after a region 0 is read.
-- Of a region named twice the first readable caption counts.
+- Of a region named twice the first readable caption counts; a doubtful one before it ends that.
 """
 
 from __future__ import annotations

@@ -213,23 +213,32 @@ def check_fit(
     misfits = int((~_fits(boxes, sizes, box_format, box_unit)).sum())
     if misfits * 5 < len(boxes):
         return
-    others = [{"box_unit": unit} for unit in UNITS if unit != box_unit]
-    others += [{"box_format": form} for form in FORMATS if form != box_format]
-    others += [
-        {"box_format": form, "box_unit": unit}
-        for unit in UNITS
-        for form in FORMATS
-        if unit != box_unit and form != box_format
-    ]
     declared = {"box_format": box_format, "box_unit": box_unit}
-    for other in others:
-        if _fits(boxes, sizes, **{**declared, **other}).all():
-            words = ", ".join(f"{name}={value!r}" for name, value in other.items())
-            raise OptionError(
-                f"bbox_column {bbox_column!r}: {misfits} of {len(boxes)} boxes do not fit "
-                f"box_format={box_format!r}, box_unit={box_unit!r}, and all of them fit {words}: "
-                f"pass {words}"
-            )
+    fitting = [
+        other
+        for other in _others(box_format, box_unit)
+        if _fits(boxes, sizes, **{**declared, **other}).all()
+    ]
+    if fitting:
+        first, *further = [_words(other) for other in fitting if len(other) == len(fitting[0])]
+        also = f" ({' or '.join(further)} would fit too)" if further else ""
+        raise OptionError(
+            f"bbox_column {bbox_column!r}: {misfits} of {len(boxes)} boxes do not fit "
+            f"box_format={box_format!r}, box_unit={box_unit!r}, and all of them fit {first}: "
+            f"pass {first}{also}"
+        )
+
+
+def _words(options: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _others(box_format: str, box_unit: str) -> list[dict[str, str]]:
+    """What else boxes may be, the likeliest first: pixels of small images all fit permille."""
+    formats = [{"box_format": form} for form in FORMATS if form != box_format]
+    units = [{"box_unit": unit} for unit in UNITS if unit != box_unit]
+    others = [*formats, *units, *({**form, **unit} for unit in units for form in formats)]
+    return sorted(others, key=lambda other: other.get("box_unit") == "permille")
 
 
 def _nonzero(rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]]) -> tuple[Boxes, Boxes]:

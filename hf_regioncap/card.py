@@ -693,7 +693,7 @@ def _limits_part(
     if reviewed:
         limits = [
             f"The captions were written by {writer}; people have reviewed {reviewed:,} of "
-            f"{summary['rows']:,} rows, see `review_status`."
+            f"{summary['captions']:,} captions, see `review_status`."
         ]
     limits.append(
         "They can be wrong, name what is not there, mix up regions, and carry the prejudices of "

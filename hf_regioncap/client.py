@@ -199,6 +199,7 @@ class Run:
         self._asking: dict[str, asyncio.Future[Heard]] = {}
         self._unsaved: list[tuple[str, StoredAnswer, asyncio.Future[None]]] = []
         self._saving: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._home = _home()
         if store is not None:
             store.open()
@@ -372,7 +373,16 @@ class Run:
         if self._stopped is not None:
             # A new one for each: one that is shared would gather the traces of all that raise it.
             raise type(self._stopped)(str(self._stopped))
-        _end_if_orphaned()
+        if _orphaned(self._home.parent):
+            self.stop(EndpointError("the process that started this worker is gone"))
+            self._leaving = asyncio.ensure_future(self._leave())
+            self._check_alive()
+
+    async def _leave(self) -> None:
+        """Hear and keep what is in flight, then end: nobody is there to take the results."""
+        while self._in_flight:
+            await asyncio.sleep(0.05)
+        os._exit(1)
 
     async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
         """Read an answer and put it on disk before anybody sees it."""
@@ -680,7 +690,7 @@ class _Home:
     """The private event loop of one process and the lines to the endpoints it talks to."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid, self.parent = os.getpid(), os.getppid()
         self._loop = asyncio.new_event_loop()
         self._lines: dict[Endpoint, Line] = {}
         threading.Thread(target=self._loop.run_forever, name="regioncap", daemon=True).start()
@@ -720,10 +730,15 @@ _abandoned: list[_Home] = []
 os.register_at_fork(after_in_child=_forget_parent)
 
 
-def _end_if_orphaned() -> None:
-    """Leave a pool's worker whose parent was killed: nobody is there to take its results."""
+def _orphaned(parent_pid: int) -> bool:
+    """Whether this is a pool's worker whose parent was killed.
+
+    `parent_pid` is what it was at first. The pool's own sign, a pipe that closes, is kept open by
+    the workers that were forked later.
+    """
     for name in ("multiprocess.process", "multiprocessing.process"):  # datasets uses the first
         module = sys.modules.get(name)
         parent = module.parent_process() if module is not None else None
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
+        if parent is not None:
+            return os.getppid() != parent_pid or not parent.is_alive()
+    return False

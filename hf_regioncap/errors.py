@@ -15,6 +15,10 @@ from __future__ import annotations
 class RegionCaptionError(Exception):
     """Base of everything that hf_regioncap raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Show IPython the message alone: the way here leads through a dozen frames of others."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class OptionError(RegionCaptionError, ValueError):
     """An argument that cannot work: the message names it, its value and the way out."""

@@ -247,7 +247,9 @@ def _examples(dataset: Any, reading: _Reading) -> tuple[Iterable[Any], _Reading]
         return dataset, reading
     names = reading.label_names
     if dataset.features is not None:
-        _check_image_column(reading.image_column, list(dataset.features))
+        _check_column("image_column", reading.image_column, list(dataset.features))
+        if reading.label_column:
+            _check_column("label_column", reading.label_column, list(dataset.features))
         if names is None and reading.label_column:
             names = class_names(dataset.features, reading.label_column)
     return undecoded(dataset, _columns(reading)), replace(reading, label_names=names)
@@ -259,14 +261,14 @@ def _columns(reading: _Reading) -> list[str]:
     return [*own, *(reading.column_prefix + name for name in _COLUMNS)]
 
 
-def _check_image_column(name: str, there: list[str]) -> None:
-    if name not in there:
-        raise OptionError(f"no column {name!r}; the dataset has {there}: pass image_column=")
+def _check_column(argument: str, name: str, there: list[str]) -> None:
+    if name not in there and name.split(".")[0] not in there:
+        raise OptionError(f"no column {name!r}; the dataset has {there}: pass {argument}=")
 
 
 def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row:
     """Turn one example into what the page tells of it."""
-    _check_image_column(reading.image_column, list(example))
+    _check_column("image_column", reading.image_column, list(example))
 
     def column(name: str) -> Any:
         return example.get(reading.column_prefix + name)

@@ -80,7 +80,12 @@ class Progress:
         cost = "" if self.cost is None else f", ${self.cost:.4f}"
         tokens = self.prompt_tokens + self.completion_tokens
         stored = f" (+{self.from_store} stored)" if self.from_store else ""
-        return f"{self.failed} failed, {self.requests} requests{stored}, {tokens:,} tokens{cost}"
+        rows = f"{self.rows} rows, {self.failed} failed"
+        return f"{rows}, {self.requests} requests{stored}, {tokens:,} tokens{cost}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the line, not the fields, at the end of a notebook's cell."""
+        printer.text(str(self))
 
 
 def caption_dataset(
@@ -237,7 +242,17 @@ class _Job:
             return caption_rows(work, plan, self.run, ahead=ahead)
 
         new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", _what(plan, self.budget))
+        self._count_cached(new)
         return _join(dataset, new)
+
+    def _count_cached(self, new: Dataset) -> None:
+        """Count rows that came from the cache of `datasets` instead of from a run."""
+        if self._run is None and len(new):
+            statuses = new[self.options.column_prefix + "answer_status"]
+            self._rows += len(new)
+            self._failed += sum(status in FAILED for status in statuses)
+            if self._on_progress is not None:
+                self._on_progress(self.progress())
 
     def retry(self, dataset: Dataset) -> Dataset:
         """Ask again about the failed rows of one split."""
@@ -356,6 +371,7 @@ class _Writer:
         for _ in indices:
             done.append(self._job.count(next(self._results)))
             self._bar.show(self._job)
+        self._bar.show(self._job, last=True)
         arrays = row_arrays(done, self._names)
         table = pa.table(dict(zip(self._features, arrays.values(), strict=True)))
         return table.replace_schema_metadata(self._features.arrow_schema.metadata)
@@ -387,10 +403,10 @@ class _Bar:
         self._description = description
         self._shown = 0.0
 
-    def show(self, job: _Job) -> None:
-        """Update at most five times a second."""
+    def show(self, job: _Job, *, last: bool = False) -> None:
+        """Update at most five times a second, and at the end of each batch."""
         now = time.monotonic()
-        if now - self._shown < 0.2:
+        if now - self._shown < 0.2 and not last:
             return
         self._shown = now
         from datasets.utils import tqdm
@@ -398,7 +414,7 @@ class _Bar:
         # `map` keeps its bar to itself; tqdm knows all that are open.
         for bar in list(getattr(tqdm, "_instances", ())):
             if getattr(bar, "desc", "").startswith(self._description):
-                bar.set_postfix_str(str(job.progress()), refresh=False)
+                bar.set_postfix_str(str(job.progress()))
 
 
 # Reading
@@ -459,13 +475,15 @@ def _light_column(dataset: Dataset) -> str:
 def _join(dataset: Dataset, new: Dataset) -> Dataset:
     from datasets import concatenate_datasets
 
+    if not len(dataset):  # which concatenate_datasets takes for nothing to add
+        return _empty({**dataset.features, **new.features}, dataset.split)
     return concatenate_datasets([dataset, new], axis=1)
 
 
-def _empty(features: Features) -> Dataset:
-    from datasets import Dataset
+def _empty(features: Mapping[str, Any], split: Any = None) -> Dataset:
+    from datasets import Dataset, Features
 
-    return Dataset(features.arrow_schema.empty_table())
+    return Dataset(Features(features).arrow_schema.empty_table(), split=split)
 
 
 def _random_fingerprint() -> str:
@@ -570,6 +588,10 @@ class Estimate:
             *(f"note:              {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the lines, not the fields, at the end of a notebook's cell."""
+        printer.text(str(self))
 
 
 def estimate(

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hf_regioncap.errors import OptionError
 from hf_regioncap.marks import mark_as_dict, resolve_mark
-from hf_regioncap.options import OFFLINE, OPENAI_URL, OptionKwargs, Options
+from hf_regioncap.options import OFFLINE, OPENAI_URL, OptionKwargs, Options, read_options
 from hf_regioncap.prompts import SYSTEM_PROMPT, prompt_template
 
 #: What says nothing of the data, only of where and how fast it was made, or may hold a key.
@@ -30,15 +30,21 @@ _LEFT_OUT = (
 _PACKAGES = ("hf-regioncap", "datasets", "openai", "pillow", "pyarrow")
 
 
-def make_recipe(options: Options) -> dict[str, Any]:
+def make_recipe(**options: Unpack[OptionKwargs]) -> dict[str, Any]:
     """The options that made the data, with the versions, as JSON-able values.
 
-    No key, header, local folder or pace is in it. Callables are told by their names.
+    Takes what `caption_dataset` took. No key, header, local folder or pace is in it; callables
+    are told by their names.
 
-    >>> recipe = make_recipe(Options(base_url="offline", view="crop"))
+    >>> recipe = make_recipe(base_url="offline", view="crop")
     >>> recipe["model"], recipe["view"], recipe["mark"]["shape"]
     ('offline-describer', 'crop', 'box')
     """
+    return recipe_of(read_options(options))
+
+
+def recipe_of(options: Options) -> dict[str, Any]:
+    """The same of options that are checked already."""
     recipe: dict[str, Any] = {}
     for field in fields(Options):
         if field.name in OptionKwargs.__annotations__ and field.name not in _LEFT_OUT:
@@ -88,7 +94,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "recipe.json")
-    ...     size = file.write_text(json.dumps(make_recipe(Options(max_boxes=3))))
+    ...     size = file.write_text(json.dumps(make_recipe(max_boxes=3)))
     ...     read_recipe(file)["max_boxes"]
     3
     """

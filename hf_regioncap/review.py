@@ -203,6 +203,8 @@ def read_review(file: File | Sequence[File]) -> Review:
 def _load(name: File) -> Mapping[str, Any]:
     try:
         content = json.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"file {os.fspath(name)!r} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise OptionError(f"{os.fspath(name)} is not a review file: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -238,14 +238,17 @@ def fill_prompt(row: Row, plan: Plan, rows: Rows, index: int) -> None:
     if isinstance(own, str) and own.strip():
         row.prompt = own
         return
-    row.prompt = _filled(plan.template, "prompt", row, plan, rows, index)
+    template = plan.template
+    if plan.options.prompt is None and not any(_labels(row, plan, rows, index)):
+        template = prompts.PROMPT  # none of this row's regions has a label
+    row.prompt = _filled(template, "prompt", row, plan, rows, index)
 
 
 def _filled(template: str, argument: str, row: Row, plan: Plan, rows: Rows, index: int) -> str:
     return prompts.fill_template(
         template,
         count=len(row.used),
-        labels=_labels(row, plan, rows, index) if plan.options.label_column else (),
+        labels=_labels(row, plan, rows, index),
         column=lambda name: _printable(rows.value(name, index), name, argument),
         argument=argument,
     )
@@ -253,10 +256,16 @@ def _filled(template: str, argument: str, row: Row, plan: Plan, rows: Rows, inde
 
 def _labels(row: Row, plan: Plan, rows: Rows, index: int) -> list[str | None]:
     """The labels of regions 1 to k."""
-    assert plan.options.label_column is not None
+    if plan.options.label_column is None:
+        return []
     value = rows.value(plan.options.label_column, index)
     value = value.tolist() if hasattr(value, "tolist") else value
     labels = list(value) if isinstance(value, list | tuple) else [value] * len(row.box_status)
+    if plan.label_names is None and any(isinstance(label, int) for label in labels):
+        raise OptionError(
+            f"label_column {plan.options.label_column!r} holds ints whose names are not known "
+            "here: pass label_names=['name of 0', 'name of 1', …]"
+        )
     return [
         prompts.label_text(labels[place], plan.label_names) if place < len(labels) else None
         for place in row.used

@@ -141,10 +141,10 @@ def write_output(
     from hf_regioncap.exports import write_seed_jsonl
     from hf_regioncap.gallery import write_gallery
     from hf_regioncap.publishing import write_dataset
-    from hf_regioncap.recipe import make_recipe
+    from hf_regioncap.recipe import recipe_of
 
     checked = Options(**options)
-    recipe = make_recipe(checked)
+    recipe = recipe_of(checked)
     prefix, root = checked.column_prefix, checked.image_root
     summary = write_dataset(
         dataset,
@@ -191,14 +191,14 @@ def source_of(parsed: argparse.Namespace) -> str | None:
 
 def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> str:
     from hf_regioncap.publishing import publish
-    from hf_regioncap.recipe import make_recipe
+    from hf_regioncap.recipe import recipe_of
 
     checked = Options(**options)
     return publish(
         dataset,
         parsed.push_to_hub,
         private=not parsed.public,
-        recipe=make_recipe(checked),
+        recipe=recipe_of(checked),
         source=source_of(parsed),
         license=parsed.license,
         image_column=checked.image_column,
