@@ -251,7 +251,7 @@ def test_a_review_is_told() -> None:
     summary["review_status"] = {"accepted": 1}
     text = dataset_card(summary, recipe=RECIPE)
     assert "no person has reviewed" not in text
-    assert "people have reviewed 1 of 1 captions" in text
+    assert "people have reviewed 1 of 2 captions" in text
 
 
 def test_failures_and_withheld_images_are_told() -> None:
