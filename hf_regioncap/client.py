@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
-from hf_regioncap import wire
+from hf_regioncap import __version__, wire
 from hf_regioncap.dialogue import Ask, Heard, Outcome, Parse, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError
@@ -172,6 +172,8 @@ class Line:
             if response.status_code == 200:
                 return Reply(200, failure="a garbled body (not UTF-8)")
             text = response.content.decode("utf-8", "replace")
+        for secret in self.endpoint.secrets:  # some endpoints quote the key that they reject
+            text = text.replace(secret, "[key]")
         return Reply(response.status_code, text, response.headers)
 
 
@@ -651,13 +653,14 @@ def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.Asy
 
 
 #: What the request itself needs of the client's headers; organisation and project at OpenAI only.
-_NEEDED = ("host", "content-length", "transfer-encoding", "content-type", "user-agent")
+_NEEDED = ("host", "content-length", "transfer-encoding", "content-type")
 _KEPT_HEADERS = {False: _NEEDED, True: (*_NEEDED, "openai-organization", "openai-project")}
 
 
 def _own_headers(endpoint: Endpoint) -> dict[str, str]:
     """The headers that are the same for all requests: the key of this endpoint, the user's."""
     headers = {"accept": "application/json", "accept-encoding": "identity"}
+    headers["user-agent"] = f"hf-regioncap/{__version__}"
     if endpoint.key:
         headers["authorization"] = f"Bearer {endpoint.key}"
     return headers | {name.lower(): value for name, value in endpoint.headers}

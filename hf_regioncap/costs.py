@@ -178,7 +178,7 @@ def find_price(options: Options, price: tuple[float, float] | None = None) -> Pr
             prompt, completion = (float(value) for value in price)
         except (TypeError, ValueError):
             prompt = -1.0
-        if not (prompt >= 0 and completion >= 0):
+        if isinstance(price, str) or not (prompt >= 0 and completion >= 0):
             raise OptionError(
                 "price must be two numbers of 0 or more, dollars per million prompt and "
                 f"completion tokens, got {price!r}"

@@ -49,7 +49,7 @@ def read_answer(
     >>> read_answer(Completion(text="I'm sorry, but I can't help with that."), [1]).status
     'api_refused'
     """
-    from hf_regioncap.answers import is_refusal  # its patterns compile while answers are awaited
+    from hf_regioncap.refusals import is_refusal  # its patterns compile while answers are awaited
 
     text, reason = completion.text, completion.finish_reason
     cut = reason == "length"

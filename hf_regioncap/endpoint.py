@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from urllib.parse import urlsplit
 
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OFFLINE, OPENAI_URL, Options, _check_base_url
+
+
+_SECRET = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,13 @@ class Endpoint:
     def host(self) -> str:
         """The host's name, as it may be told in a card or an error."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be kept or told: the key, and headers that look like one."""
+        values = [value for name, value in self.headers if _SECRET.search(name)]
+        values += [value.rpartition(" ")[2] for value in values]  # without "Bearer"
+        return [value for value in (self.key, *values) if value and len(value) >= 8]
 
     @property
     def is_openai(self) -> bool:

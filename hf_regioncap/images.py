@@ -115,6 +115,21 @@ def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None
     return Picture(None, "ok", None, (width, height) if upright else (height, width))
 
 
+def image_weight(value: Any) -> int:
+    """Guess what a stored image takes in memory as a file, in bytes, without reading it.
+
+    >>> image_weight({"bytes": b"jpeg", "path": None}), image_weight(Image.new("RGB", (640, 480)))
+    (4, 92160)
+    """
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return len(value)
+    if isinstance(value, Image.Image):
+        return int(value.width * value.height * 0.3)  # a JPEG of quality 90
+    return 0 if value is None else 2**18
+
+
 def _refusal(error: Exception) -> Picture:
     """The status and reason of what was raised on the way to a picture."""
     if isinstance(error, _Refused):
@@ -334,7 +349,8 @@ def _to_8_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         span = high - low
         top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if span < 2**bits), span)
     scale = 255 / (top or 1.0)
-    scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low) * scale
+    wide = values.astype(np.result_type(values.dtype, np.float32))
+    scaled = np.nan_to_num(wide, nan=low, posinf=high, neginf=low) * scale
     return np.asarray(np.rint(scaled - low * scale).clip(0, 255), dtype=np.uint8)
 
 

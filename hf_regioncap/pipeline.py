@@ -7,6 +7,7 @@ new columns are written, and joined to the user's.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from hf_regioncap.columns import (
 from hf_regioncap.costs import Budget, Price, find_price, image_tokens, jpeg_size
 from hf_regioncap.dialogue import follow_up
 from hf_regioncap.errors import OptionError
+from hf_regioncap.images import image_weight
 from hf_regioncap.options import Options, read_options
 from hf_regioncap.rows import Plan, Row, check_rows, make_plan
 from hf_regioncap.tables import Rows
@@ -61,6 +63,9 @@ _READ_BATCH = 16
 #: How far rows run ahead of the slowest, in multiples of `concurrency`: with a heavy tail of
 #: latencies 4 costs 2.3 times the ideal, 16 costs 1.14 times.
 _AHEAD = 16
+#: What the images of these rows may take in memory; so many fewer rows run ahead where they are
+#: large.
+_AHEAD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,44 @@ def caption_dataset(
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
     captioned: AnyDataset = job.over(dataset, job.caption, job.caption_stream)
     return captioned
+
+
+def caption_tables(
+    tables: Iterable[pa.Table],
+    *,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    price: tuple[float, float] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Iterator[pa.Table]:
+    """Add the new columns to Arrow tables as they come, with requests over their borders.
+
+    For what is not a `datasets` dataset: the batches of a Parquet file, a database, a queue. Each
+    table comes back, in order, as soon as all of its rows are done; tables without rows are left
+    out. The options are checked on the first rows; all arguments are those of `caption_dataset`.
+
+    >>> from hf_regioncap.images import encode_jpeg
+    >>> from PIL import Image
+    >>> photo = encode_jpeg(Image.new("RGB", (64, 48), "red"))
+    >>> table = pa.table({"image": [photo], "bbox": [[[8, 8, 40, 30]]]})
+    >>> captioned = caption_tables([table, table], base_url="offline", answer_store=None)
+    >>> [one["answer_status"].to_pylist() for one in captioned]
+    [['ok'], ['ok']]
+    """
+    checked = read_options(options)
+    job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
+    rest = iter(tables)
+    head: list[pa.Table] = []
+    while sum(map(len, head)) < SAMPLE and (table := next(rest, None)) is not None:
+        head.append(table)
+    if not head:
+        return iter(())
+    first = Rows(pa.concat_tables(head, promote_options="permissive"), checked.image_column)
+    plan = plan_rows(first, checked)
+    whole = {**first.features, **column_features(prefix=checked.column_prefix)}
+    source = (Rows(table, checked.image_column) for table in itertools.chain(head, rest))
+    return _described(job.tables(source, first, plan), whole)
 
 
 def retry_failed(
@@ -234,12 +277,12 @@ class _Job:
 
     def caption(self, dataset: Dataset) -> Dataset:
         """Caption one split."""
-        plan = plan_for(dataset, self.options)
-        work = ((rows, index) for rows in tables_of(dataset) for index in range(len(rows)))
-        ahead = _AHEAD * self.options.concurrency
+        first = Rows(_sample(dataset), self.options.image_column, dataset.features)
+        plan = plan_rows(first, self.options)
+        work = _each_row(tables_of(dataset))
 
         def captioned() -> Iterator[Row]:
-            return caption_rows(work, plan, self.run, ahead=ahead)
+            return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
 
         new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", _what(plan, self.budget))
         self._count_cached(new)
@@ -259,11 +302,11 @@ class _Job:
         prefix = self.options.column_prefix
         first = Rows(_sample(dataset), self.options.image_column, dataset.features)
         plan = _retry_plan(first, self.options)
-        work = ((rows, index) for rows in tables_of(dataset) for index in range(len(rows)))
+        work = _with_earlier(_each_row(tables_of(dataset)), plan)
 
         def answered() -> Iterator[Row]:
-            ahead = _AHEAD * self.options.concurrency
-            return retry_rows(_failed_first(work, plan), plan, lambda: self.run, ahead=ahead)
+            ahead = rows_ahead(first, self.options)
+            return retry_rows(work, plan, lambda: self.run, ahead=ahead)
 
         new = self._map(dataset, answered, ANSWER_COLUMNS, "Asking again", None)
         old = [prefix + name for name in ANSWER_COLUMNS]
@@ -300,25 +343,58 @@ class _Job:
 
     def caption_stream(self, dataset: IterableDataset) -> IterableDataset:
         """Caption a stream: rows are asked ahead of whoever takes them, and nothing is kept."""
-        first, features = _look_at(dataset)
-        plan = plan_rows(Rows(first, self.options.image_column, features), self.options)
-        whole = _with_new(features, column_features(prefix=self.options.column_prefix))
+        first = _look_at(dataset, self.options)
+        plan = plan_rows(first, self.options)
+        new = column_features(prefix=self.options.column_prefix)
+
+        def captioned() -> Iterator[pa.Table]:
+            return self.tables(tables_of(dataset), first, plan)
+
+        return _streamed(captioned, {**first.features, **new})
+
+    def tables(self, source: Iterable[Rows], first: Rows, plan: Plan) -> Iterator[pa.Table]:
+        """Caption tables as they come; `first` are the first rows, to judge their weight by."""
 
         def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
-            return caption_rows(work, plan, self.run, ahead=_AHEAD * self.options.concurrency)
+            return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
 
-        return _streamed(_Stream(self, dataset, results, ALL_COLUMNS, features), whole)
+        return self._completed(source, results, ALL_COLUMNS)
 
     def retry_stream(self, dataset: IterableDataset) -> IterableDataset:
         """Ask again about the failed rows of a stream."""
-        first, features = _look_at(dataset)
-        plan = _retry_plan(Rows(first, self.options.image_column, features), self.options)
+        first = _look_at(dataset, self.options)
+        plan = _retry_plan(first, self.options)
 
         def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
-            ahead = _AHEAD * self.options.concurrency
-            return retry_rows(_failed_first(work, plan), plan, lambda: self.run, ahead=ahead)
+            ahead = rows_ahead(first, self.options)
+            return retry_rows(_with_earlier(work, plan), plan, lambda: self.run, ahead=ahead)
 
-        return _streamed(_Stream(self, dataset, results, ANSWER_COLUMNS, features), features)
+        def answered() -> Iterator[pa.Table]:
+            return self._completed(tables_of(dataset), results, ANSWER_COLUMNS)
+
+        return _streamed(answered, first.features)
+
+    def _completed(
+        self,
+        source: Iterable[Rows],
+        results: Callable[[Iterator[tuple[Rows, int]]], Iterator[Row]],
+        names: Sequence[str],
+    ) -> Iterator[pa.Table]:
+        """Each table with the columns of its rows, in order, as soon as all of them are done."""
+        begun: deque[pa.Table] = deque()
+
+        def work() -> Iterator[tuple[Rows, int]]:
+            for rows in source:
+                if len(rows):
+                    begun.append(rows.table)
+                    yield from _each_row([rows])
+
+        done: list[Row] = []
+        for row in results(work()):
+            done.append(self.count(row))
+            if len(done) == len(begun[0]):
+                yield _put_columns(begun.popleft(), done, names, self.options.column_prefix)
+                done = []
 
 
 def _what(plan: Plan, budget: Budget) -> dict[str, Any]:
@@ -453,7 +529,25 @@ def _retry_plan(rows: Rows, options: Options) -> Plan:
     return make_plan(options, rows, reads_boxes=False)
 
 
-def _failed_first(work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[tuple[Row, Rows, int]]:
+def _each_row(tables: Iterable[Rows]) -> Iterator[tuple[Rows, int]]:
+    return ((rows, index) for rows in tables for index in range(len(rows)))
+
+
+def rows_ahead(first: Rows, options: Options) -> int:
+    """How many rows may be begun and not handed on, by the weight of the first ones' images.
+
+    >>> rows = Rows({"image": [b"jpeg"], "bbox": [[]]}, "image")
+    >>> rows_ahead(rows, Options(concurrency=8))
+    128
+    """
+    column = options.image_column
+    weights = [image_weight(first.value(column, index)) for index in range(min(len(first), 16))]
+    mean = sum(weights) / max(1, len(weights))
+    at_least = 2 * options.concurrency + 8
+    return max(at_least, min(_AHEAD * options.concurrency, int(_AHEAD_BYTES / max(mean, 1))))
+
+
+def _with_earlier(work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[tuple[Row, Rows, int]]:
     for rows, index in work:
         yield earlier_row(rows, plan, index, ALL_COLUMNS), rows, index
 
@@ -495,62 +589,57 @@ def _random_fingerprint() -> str:
 # Streams
 
 
-def _look_at(dataset: IterableDataset) -> tuple[pa.Table, Features]:
-    """The first rows of a stream, and its features (streams often do not know theirs)."""
+def _look_at(dataset: IterableDataset, options: Options) -> Rows:
+    """The first rows of a stream, with its features (streams often do not know theirs)."""
+    tables = list(dataset.with_format("arrow").take(SAMPLE).iter(batch_size=_READ_BATCH))
+    if not tables and dataset.features is None:
+        raise OptionError("the stream has no rows and does not say what columns it would have")
+    tables = tables or [dataset.features.arrow_schema.empty_table()]
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    return Rows(whole, options.image_column, dataset.features)
+
+
+def _put_columns(table: pa.Table, done: Sequence[Row], names: Sequence[str], prefix: str) -> Any:
+    """The table with the rows' columns in their places, or behind the others where they are new."""
+    for name, array in row_arrays(done, names).items():
+        place = table.schema.get_field_index(prefix + name)
+        field = pa.field(prefix + name, array.type)
+        if place < 0:
+            table = table.append_column(field, array)
+        else:
+            table = table.set_column(place, field, array)
+    return table
+
+
+def _described(tables: Iterator[pa.Table], features: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """The tables with `Features` in their schema."""
     from datasets import Features
 
-    tables = []
-    for table in dataset.with_format("arrow").take(SAMPLE).iter(batch_size=_READ_BATCH):
-        tables.append(table)
-    if not tables:
-        if dataset.features is None:
-            raise OptionError("the stream has no rows and does not say what columns it would have")
-        return dataset.features.arrow_schema.empty_table(), dataset.features
-    features = dataset.features or Features.from_arrow_schema(tables[0].schema)
-    return pa.concat_tables(tables, promote_options="permissive"), features
-
-
-def _with_new(features: Features, new: Features) -> Features:
-    from datasets import Features
-
-    return Features({**features, **new})
+    metadata = Features(features).arrow_schema.metadata
+    for table in tables:
+        yield table.replace_schema_metadata(metadata)
 
 
 @dataclass
-class _Stream:
-    """Examples of a stream with their new columns, each asked ahead and handed on in order."""
+class _Examples:
+    """The generator function that a stream is made of; it works in this process only."""
 
-    job: _Job
-    dataset: Any
-    results: Callable[[Iterator[tuple[Rows, int]]], Iterator[Row]]
-    names: Sequence[str]
-    features: Features
+    tables: Callable[[], Iterator[pa.Table]]
 
     def __call__(self) -> Iterator[dict[str, Any]]:
-        taken: deque[tuple[Rows, int]] = deque()
-
-        def work() -> Iterator[tuple[Rows, int]]:
-            for rows in tables_of(self.dataset):
-                for index in range(len(rows)):
-                    taken.append((rows, index))
-                    yield rows, index
-
-        prefix = self.job.options.column_prefix
-        for row in self.results(work()):
-            rows, index = taken.popleft()
-            assert rows.table is not None
-            example = rows.table.slice(index, 1).to_pylist()[0]
-            arrays = row_arrays([self.job.count(row)], self.names)
-            yield example | {prefix + name: array[0].as_py() for name, array in arrays.items()}
+        for table in self.tables():
+            yield from table.to_pylist()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _never_unpickled, (id(self),)
 
 
-def _streamed(stream: _Stream, features: Features) -> IterableDataset:
-    from datasets import IterableDataset
+def _streamed(
+    tables: Callable[[], Iterator[pa.Table]], features: Mapping[str, Any]
+) -> IterableDataset:
+    from datasets import Features, IterableDataset
 
-    return IterableDataset.from_generator(stream, features=features)
+    return IterableDataset.from_generator(_Examples(tables), features=Features(features))
 
 
 # Before a run
@@ -650,9 +739,8 @@ def _questions(split: Any, options: Options) -> Iterator[list[Question]]:
     if isinstance(split, Dataset):
         plan = plan_for(split, options)
     else:
-        first, features = _look_at(split)
-        plan = plan_rows(Rows(first, options.image_column, features), options)
-    work = ((rows, index) for rows in tables_of(split) for index in range(len(rows)))
+        plan = plan_rows(_look_at(split, options), options)
+    work = _each_row(tables_of(split))
 
     def begin(item: tuple[Rows, int]) -> list[Question]:
         return prepare_row(*item, plan)[1]

@@ -34,7 +34,11 @@ from typing import Any
 SCRIPTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(SCRIPTS.parent / "tests"))
 
-from endpoint import Endpoint, Lognormal, list_schedule  # noqa: E402  # found by the line above
+from endpoint import (  # type: ignore[import-not-found]  # noqa: E402  # by the line above
+    Endpoint,
+    Lognormal,
+    list_schedule,
+)
 
 SMALL, LARGE = (640, 480), (1920, 1080)
 
@@ -382,7 +386,9 @@ def measure_memory(bench: Bench, figures: Figures, run: int) -> None:
         bench.run(way, rows, 32, 0.02)
         for way, rows in (("library", few), ("library", many), ("stream", many))
     )
-    others = {way: [bench.run(way, n, 32, 0.02) for n in (few, many)] for way in ("threads", "seed")}
+    others = {
+        way: [bench.run(way, n, 32, 0.02) for n in (few, many)] for way in ("threads", "seed")
+    }
     _add(
         figures,
         f"peak memory, {many:,} rows",
@@ -413,7 +419,7 @@ def measure_memory(bench: Bench, figures: Figures, run: int) -> None:
 
 
 def measure_kill(bench: Bench, figures: Figures, run: int) -> None:
-    """kill -9 at half, then again; and once more when all is done."""
+    """At half kill -9, then again; and once more when all is done."""
     rows = 64 if bench.quick else 600
     latency = Lognormal(0.1 if bench.quick else 0.5, 0.6, seed=run)
     killed = bench.run("library", rows, 32, latency, kill_at=rows // 2)

@@ -54,7 +54,11 @@ def boxes(size_wh: tuple[int, int], random: np.random.Generator) -> list[list[fl
 
 
 def main() -> None:
-    folder, rows, size_wh = Path(sys.argv[1]), int(sys.argv[2]), (int(sys.argv[3]), int(sys.argv[4]))
+    folder, rows, size_wh = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        (int(sys.argv[3]), int(sys.argv[4])),
+    )
     data = Path(skimage.__file__).parent / "data"
     sources = [Pictures.open(data / name).convert("RGB") for name in NAMES]
     files = folder.with_name(folder.name + "-files")

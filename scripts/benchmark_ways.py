@@ -126,7 +126,7 @@ def coroutines(path: Path, rows: int, base_url: str, concurrency: int, batch_siz
 
 
 def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int) -> None:
-    """In the manner of the seed: files in, all pictures first, then all requests, JSON lines out."""
+    """As the seed does: files in, all pictures first, then all requests, JSON lines out."""
     import json
     from concurrent.futures import ThreadPoolExecutor
 
@@ -149,7 +149,8 @@ def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int
     def one(row: dict[str, Any]) -> str | None:
         jpeg = Path(row["image_with_bbox"]).read_bytes()
         done = client.chat.completions.create(**request(jpeg, row["bbox"]))
-        return done.choices[0].message.content
+        text: str | None = done.choices[0].message.content
+        return text
 
     with ThreadPoolExecutor(concurrency) as pool:
         answers = list(pool.map(one, marked))
@@ -200,10 +201,7 @@ def request(jpeg: bytes, boxes: list[list[float]]) -> dict[str, Any]:
     return {"model": "stand-in", "messages": messages, "temperature": 0, "max_tokens": 2048}
 
 
-WAYS = {
-    way.__name__: way
-    for way in (library, column, stream, threads, pictures, coroutines, seed)
-}
+WAYS = {way.__name__: way for way in (library, column, stream, threads, pictures, coroutines, seed)}
 
 if __name__ == "__main__":
     way, path, rows, base_url, concurrency, batch_size = sys.argv[1:]

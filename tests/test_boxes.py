@@ -430,7 +430,7 @@ def test_the_error_names_the_option(
 def test_what_else_would_fit_is_told_but_not_advised() -> None:
     # Pixels of an image below 1000 pixels are good permille values as well.
     corners = [[300 + n, 200 + n, 500 + n, 400 + n] for n in range(12)]
-    with pytest.raises(OptionError, match="pass box_format='xyxy' .*'permille' would fit too"):
+    with pytest.raises(OptionError, match=r"pass box_format='xyxy' .*'permille' would fit too"):
         check_fit([(corners, SIZE)], box_format="xywh", box_unit="pixel")
 
 

@@ -754,7 +754,7 @@ def test_a_push_that_is_killed_changes_nothing(
     elsewhere(push, [row(1)], "ada/killed")
     before = hub.repos["ada/killed"].files()
     arrived = hub.hold_at("PUT", "/large/")
-    code = "import test_publish as t; t.push([t.row(987654)], 'ada/killed')"
+    code = "import test_publishing as t; t.push([t.row(987654)], 'ada/killed')"
     env = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE) as child:
         try:

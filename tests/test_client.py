@@ -1,0 +1,299 @@
+"""The client by itself: questions that are asked at once, shared, bounded, stopped, tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint import Endpoint, Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_regioncap import client, wire
+from hf_regioncap.client import LONGEST_RETRY_AFTER, Line, Reply, Run
+from hf_regioncap.dialogue import Outcome, follow_up
+from hf_regioncap.endpoint import Endpoint as Where
+from hf_regioncap.errors import EndpointError
+from hf_regioncap.questions import Question
+from hf_regioncap.store import AnswerStore
+
+
+def question(number: int, regions: Sequence[int] = (1, 2)) -> Question:
+    marks = ", ".join(f"<region{region}>" for region in regions)
+    return Question(
+        regions=tuple(regions),
+        images=(b"\xff\xd8 picture %d" % number,),
+        text=f"Describe {marks}.",
+        model="m",
+    )
+
+
+def where(endpoint: Endpoint, **more: Any) -> Where:
+    return Where(endpoint.base_url, None, **more)
+
+
+def submit(run: Run, *questions: Question, reask: int = 1) -> Future[list[Outcome]]:
+    return run.submit([follow_up(each, reask=reask) for each in questions])
+
+
+def outcomes(asked: Sequence[Future[list[Outcome]]]) -> list[Outcome]:
+    assert not wait(asked, timeout=60).not_done
+    return [outcome for future in asked for outcome in future.result()]
+
+
+def said(outcome: Outcome) -> str:
+    return outcome.captions[1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AnswerStore]:
+    store = AnswerStore(tmp_path / "answers.sqlite")
+    yield store
+    store.close()
+
+
+# Shared, bounded, in any thread
+
+
+def test_nothing_to_ask(endpoint: Endpoint) -> None:
+    run = Run(where(endpoint))
+    assert submit(run).result(10) == []
+    run.drain()
+    assert endpoint.count == 0
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+def test_the_same_question_in_flight_is_asked_once(with_store: bool, store: AnswerStore) -> None:
+    with Endpoint(latency=0.1) as endpoint:
+        run = Run(where(endpoint), store=store if with_store else None)
+        asked = [submit(run, question(n % 3)) for n in range(60)]
+        captions = Counter(said(outcome) for outcome in outcomes(asked))
+        assert sorted(captions.values()) == [20, 20, 20]
+        assert endpoint.count == 3
+        assert run.tally.requests == 3
+
+
+def test_the_same_question_fails_once_for_all_who_ask_it(store: AnswerStore) -> None:
+    with Endpoint("refusal_words", latency=0.05) as endpoint:
+        run = Run(where(endpoint), store=store)
+        asked = [submit(run, question(0)) for _ in range(10)]
+        assert {outcome.status for outcome in outcomes(asked)} == {"api_refused"}
+        assert endpoint.count == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 40])
+def test_never_more_in_flight_than_allowed_over_all_runs_and_threads(
+    concurrency: int, store: AnswerStore
+) -> None:
+    with Endpoint(latency=lambda n: 0.001 * (n * 7 % 11), keep_bodies=False) as endpoint:
+        place = where(endpoint, concurrency=concurrency)
+        runs = [Run(place, store=store), Run(place, store=store)]
+
+        def ask(start: int) -> list[Outcome]:
+            asked = [submit(runs[n % 2], question(n)) for n in range(start, start + 60)]
+            return outcomes(asked)
+
+        with ThreadPoolExecutor(3) as pool:
+            heard = [outcome for done in pool.map(ask, (0, 1000, 2000)) for outcome in done]
+        assert len({said(outcome) for outcome in heard}) == 180
+        assert endpoint.count == 180
+        assert endpoint.max_in_flight <= concurrency
+
+
+def test_a_waiting_retry_holds_no_slot() -> None:
+    """While one question waits to be tried again, the others go on."""
+
+    def behave(request: Request) -> str | None:
+        return "http_409" if b"picture 0" in request.question.images[0] else None
+
+    with Endpoint(behave) as endpoint:
+        run = Run(where(endpoint, concurrency=1))
+        slow = submit(run, question(0))
+        endpoint.wait_for(lambda endpoint: endpoint.count == 2)
+        rest = [submit(run, question(n)) for n in range(1, 6)]
+        assert {outcome.status for outcome in outcomes(rest)} == {"ok"}
+        assert not slow.done()
+        run.drain()
+
+
+def test_several_questions_of_one_row_come_back_in_order() -> None:
+    with Endpoint(latency=lambda number: 0.05 if number % 2 else 0.0) as endpoint:
+        run = Run(where(endpoint))
+        asked = [question(n, (n % 3 + 1,)) for n in range(12)]
+        [row] = [submit(run, *asked).result(30)]
+        assert [outcome.regions for outcome in row] == [each.regions for each in asked]
+        assert len({text for outcome in row for text in outcome.captions.values()}) == 12
+
+
+# Stopped
+
+
+def test_a_stopped_run_sends_nothing_more_but_hears_and_keeps(store: AnswerStore) -> None:
+    with Endpoint(latency=0.2) as endpoint:
+        run = Run(where(endpoint, concurrency=4), store=store)
+        asked = [submit(run, question(n)) for n in range(20)]
+        endpoint.wait_for(lambda endpoint: endpoint.in_flight == 4)
+        run.stop(EndpointError("enough"))
+        run.stop(EndpointError("not the first reason"))
+        run.drain()
+        assert endpoint.count == 4
+        errors = [future.exception(30) for future in asked]
+        assert sum(error is None for error in errors) == 4
+        assert {str(error) for error in errors if error} == {"enough"}
+        assert len({id(error) for error in errors}) > 10  # no trace grows by all who raise it
+        assert store.summary().answers == 4
+        other = run.another()
+        assert outcomes([submit(other, question(0))])[0].status == "ok"
+        assert endpoint.count == 4
+        assert run.tally.from_store == other.tally.from_store == 1
+
+
+def test_draining_waits_for_what_is_in_flight(store: AnswerStore) -> None:
+    with Endpoint(latency=0.3) as endpoint:
+        run = Run(where(endpoint), store=store)
+        asked = submit(run, question(0))
+        endpoint.wait_for(lambda endpoint: endpoint.in_flight == 1)
+        run.drain()
+        assert store.summary().answers == 1
+        assert asked.result(5)[0].status == "ok"
+
+
+# The loop is its own
+
+
+def test_inside_a_running_loop_and_beside_it(endpoint: Endpoint) -> None:
+    run = Run(where(endpoint))
+
+    async def from_a_loop() -> str:
+        future = submit(run, question(1))
+        return said((await asyncio.wrap_future(future))[0])
+
+    assert asyncio.run(from_a_loop()) == said(outcomes([submit(run, question(1))])[0])
+
+    async def blocking() -> str:  # as a cell of a notebook does
+        return said(submit(run, question(2)).result(30)[0])
+
+    assert asyncio.run(blocking())
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("regioncap") == 1
+
+
+# What a reply means
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({}, 0.25, 0.5),
+        ({"retry-after": "2"}, 2.0, 2.1),
+        ({"retry-after": "0"}, 0.0, 0.1),
+        ({"retry-after-ms": "50", "retry-after": "9"}, 0.05, 0.15),
+        ({"retry-after": "nonsense"}, 0.25, 0.5),
+        ({"retry-after": "nan"}, 0.25, 0.5),
+        ({"retry-after": "-3"}, 0.0, 0.1),
+    ],
+)
+def test_how_long_to_wait(headers: dict[str, str], least: float, most: float) -> None:
+    seen = client._backoff(1, Reply(429, "", headers))
+    assert seen is not None
+    assert least <= seen <= most
+
+
+@given(st.integers(1, 20))
+def test_waiting_grows_with_jitter_and_is_bounded(tries: int) -> None:
+    seconds = client._backoff(tries, Reply(500))
+    assert seconds is not None
+    whole = min(30.0, 0.25 * 2**tries)
+    assert whole / 2 <= seconds <= whole
+
+
+def test_who_is_asked_to_wait_too_long_does_not() -> None:
+    too_long = str(LONGEST_RETRY_AFTER + 1)
+    assert client._backoff(1, Reply(429, "", {"retry-after": too_long})) is None
+    assert client._backoff(1, Reply(0, "", {"retry-after": too_long})) is not None
+
+
+ERROR = '{"error": {"message": "%s", "code": "%s"}}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        (Reply(0, failure="no network"), "retry"),
+        (Reply(408), "retry"),
+        (Reply(409), "retry"),
+        (Reply(429), "retry"),
+        (Reply(429, ERROR % ("no money", "insufficient_quota")), "permanent"),
+        (Reply(500), "retry"),
+        (Reply(500, ERROR % ("image input is not supported, use mmproj", 500)), "permanent"),
+        (Reply(529), "retry"),
+        *((Reply(code), "permanent") for code in (401, 402, 403, 404)),
+        (Reply(400, ERROR % ("The model `x` does not exist", "")), "permanent"),
+        (Reply(400, ERROR % ("unknown argument: seed", "")), "permanent"),
+        (Reply(422, ERROR % ("this picture is odd", "")), "row"),
+        (Reply(413), "row"),
+        (Reply(301), "row"),
+        (Reply(418), "row"),
+    ],
+    ids=str,
+)
+def test_what_a_reply_means(reply: Reply, verdict: str) -> None:
+    line = Line(Where("http://127.0.0.1:9/v1", None))
+    assert client._judge(reply, line, wire.Dialect()) == verdict
+
+
+def test_eight_rejections_in_a_row_reject_the_run_unless_one_was_answered() -> None:
+    for answered, last in ((False, "permanent"), (True, "row")):
+        line = Line(Where("http://127.0.0.1:9/v1", None))
+        line.answered_once = answered
+        verdicts = [client._judge(Reply(422), line, wire.Dialect()) for _ in range(8)]
+        assert verdicts == ["row"] * 7 + [last]
+
+
+# Lines
+
+
+def test_two_endpoints_and_two_keys_have_lines_of_their_own(monkeypatch: Any) -> None:
+    with Endpoint("rejects_max_tokens") as strict, Endpoint() as easy:
+        for endpoint in (strict, easy):
+            run = Run(where(endpoint))
+            assert outcomes([submit(run, question(0))])[0].status == "ok"
+        assert [len(endpoint.requests) for endpoint in (strict, easy)] == [2, 1]
+        keyed = Run(Where(easy.base_url, "sk-one"))
+        other = Run(Where(easy.base_url, "sk-two"))
+        outcomes([submit(keyed, question(1)), submit(other, question(2))])
+        sent = {request.headers.get("authorization") for request in easy.requests}
+        assert sent == {None, "Bearer sk-one", "Bearer sk-two"}
+
+
+def test_an_endpoint_that_comes_and_goes(make_endpoint: Callable[..., Endpoint]) -> None:
+    """A server that is started late, or again at the same port, is found by the retries."""
+    first = make_endpoint()
+    port = int(first.base_url.split(":")[2].split("/")[0])
+    run = Run(where(first))
+    assert outcomes([submit(run, question(0))])[0].status == "ok"
+    first.close()
+    asked = submit(run, question(1))
+    time.sleep(0.3)
+    make_endpoint(port=port)
+    assert outcomes([asked])[0].status == "ok"
+
+
+@pytest.fixture
+def make_endpoint() -> Iterator[Callable[..., Endpoint]]:
+    made: list[Endpoint] = []
+
+    def make(**how: Any) -> Endpoint:
+        made.append(Endpoint(**how))
+        return made[-1]
+
+    yield make
+    for endpoint in made:
+        endpoint.close()

@@ -1,0 +1,180 @@
+"""What a request weighs and costs: published examples, prices, a budget that holds."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hf_regioncap.client import Reply, Tally
+from hf_regioncap.costs import (
+    Budget,
+    Price,
+    find_price,
+    image_tokens,
+    jpeg_size,
+    most_image_tokens,
+    most_prompt_tokens,
+)
+from hf_regioncap.dialogue import Ask
+from hf_regioncap.errors import OptionError
+from hf_regioncap.options import Options
+from hf_regioncap.questions import Question
+
+
+@pytest.mark.parametrize(
+    ("model", "size_wh", "detail", "tokens"),
+    [
+        ("someone/else", (640, 480), None, None),
+        ("", (640, 480), None, None),
+        # OpenAI, "Images and vision", "Calculating costs": its own examples.
+        ("gpt-4o", (1024, 1024), "high", 765),
+        ("gpt-4o", (2048, 4096), "high", 1105),
+        ("gpt-4o", (4096, 8192), "low", 85),
+        ("gpt-4.1-mini", (1024, 1024), None, 1659),  # 1,024 patches
+        ("gpt-4.1-mini", (1800, 2400), None, 2353),  # 1,452 patches
+        ("gpt-4o-mini", (512, 512), None, 2833 + 5667),
+        ("openai/gpt-4o-2024-11-20", (1024, 1024), None, 765),
+        ("gpt-4o", (1, 1), None, 255),
+        ("gpt-4o", (8192, 64), None, 85 + 4 * 170),
+        ("o1", (1024, 1024), None, 75 + 4 * 150),
+        ("gpt-5", (1024, 1024), None, 70 + 4 * 140),
+        # Qwen's smart_resize: sides rounded to the factor, one token each factor squared.
+        ("Qwen/Qwen2.5-VL-7B-Instruct", (1092, 784), None, 39 * 28 + 2),
+        ("qwen2-vl-7b", (28, 28), None, 4 + 2),  # enlarged to 3,136 pixels
+        ("qwen3-vl-8b", (1024, 1024), None, 32 * 32 + 2),
+    ],
+)
+def test_image_tokens(
+    model: str, size_wh: tuple[int, int], detail: str | None, tokens: int | None
+) -> None:
+    assert image_tokens(model, size_wh, detail) == tokens
+
+
+sides = st.integers(1, 12_000)
+
+
+@given(
+    st.sampled_from(["gpt-4o", "gpt-4.1-mini", "o4-mini", "qwen2.5-vl", "qwen3-vl", "else"]),
+    st.tuples(sides, sides),
+)
+def test_image_tokens_are_bounded_and_do_not_care_for_turning(
+    model: str, size_wh: tuple[int, int]
+) -> None:
+    tokens, most = image_tokens(model, size_wh), most_image_tokens(model, size_wh)
+    assert most >= 1
+    if tokens is None:
+        return
+    assert 1 <= tokens <= most
+    bounds = {"gpt-4o": 85 + 8 * 170, "gpt-4.1-mini": 2489, "o4-mini": 2642}
+    assert tokens <= bounds.get(model, 17_000)
+    if max(size_wh) <= 200 * min(size_wh):  # Qwen refuses longer ones
+        turned = image_tokens(model, size_wh[::-1])
+        assert turned is not None
+        assert turned == tokens
+
+
+def test_jpeg_size() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (31, 7)).save(buffer, "JPEG")
+    assert jpeg_size(buffer.getvalue()) == (31, 7)
+
+
+# Prices
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "price"),
+    [
+        ({"base_url": "https://api.example.com/v1"}, None, None),
+        ({"base_url": "https://api.example.com/v1"}, (1, 2.5), Price(1.0, 2.5)),
+        ({"base_url": "https://api.openai.com/v1"}, None, Price(0.15, 0.60)),
+        ({}, None, Price(0.15, 0.60)),
+        ({"base_url": "https://api.openai.com/v1"}, (0, 0), Price(0.0, 0.0)),
+        ({"base_url": "https://api.openai.com/v1", "model": "not-known"}, None, None),
+        ({"base_url": "http://localhost:8000/v1"}, None, Price(0.0, 0.0)),
+        ({"base_url": "offline"}, None, Price(0.0, 0.0)),
+    ],
+)
+def test_find_price(
+    options: dict[str, Any], given: tuple[float, float] | None, price: Price | None
+) -> None:
+    assert find_price(Options(**options), given) == price
+
+
+@pytest.mark.parametrize(
+    "wrong", [(), (1,), (1, 2, 3), "12", (1, -1), (1, None), (float("nan"), 1)]
+)
+def test_a_price_that_is_none(wrong: Any) -> None:
+    with pytest.raises(OptionError, match="price must be two numbers"):
+        find_price(Options(base_url="offline"), wrong)
+
+
+# The budget
+
+
+def ask(tokens: int = 100) -> Ask:
+    return Ask(Question(regions=(1,), images=(), text="?" * 100, model="gpt-4o"), tokens)
+
+
+def reply(status: int, prompt: int | None = None, said: int | None = None) -> Reply:
+    usage = {"prompt_tokens": prompt, "completion_tokens": said}
+    return Reply(status, json.dumps({"choices": [], "usage": usage}))
+
+
+def test_a_budget_of_requests() -> None:
+    budget = Budget(None, max_requests=2)
+    assert budget.take(ask()) == 0.0
+    budget.settle(0.0, reply(500))  # a failure counts as well
+    assert budget.take(ask()) == 0.0
+    assert budget.take(ask()) is None
+    assert budget.reason == "max_requests=2 is used up"
+    assert not budget.may_free()
+    assert Budget(None, max_requests=0).take(ask()) is None
+    free = Budget(None)
+    assert [free.take(ask()) for _ in range(1000)] == [0.0] * 1000
+
+
+def test_a_budget_of_dollars_holds_the_worst_case_until_the_answer_is_there() -> None:
+    price = Price(1.0, 2.0)
+    worst = price.of(most_prompt_tokens(ask()), 100)
+    budget = Budget(price, max_cost=2.5 * worst)
+    first, second = budget.take(ask()), budget.take(ask())
+    assert first == second == worst
+    assert budget.take(ask()) is None
+    assert budget.may_free()
+    budget.settle(worst, reply(200, 10, 5))  # costs next to nothing
+    assert budget.take(ask()) == worst
+    budget.settle(worst, Reply(0))  # broke off: may have been paid for
+    assert budget.take(ask()) is None
+    budget.settle(worst, reply(429))  # turned away: not paid
+    assert not budget.may_free()
+    assert budget.take(ask()) == worst
+    budget.settle(worst, reply(200))  # does not say what it cost
+    assert budget.take(ask()) is None
+    assert not budget.may_free()
+
+
+def test_what_was_spent_is_what_was_told() -> None:
+    budget, tally = Budget(Price(1.0, 2.0)), Tally(prompt_tokens=1_000_000, completion_tokens=500)
+    assert budget.spent is None
+    budget.follow(tally)
+    assert budget.spent == pytest.approx(1.001)
+    unknown = Budget(None)
+    unknown.follow(tally)
+    assert unknown.spent is None
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(1, 20))
+def test_no_text_has_more_tokens_than_its_bound(text: str, count: int) -> None:
+    """Byte-level tokenizers make at most one token of a byte."""
+    question = Question(regions=tuple(range(1, count + 1)), images=(), text=text)
+    known = len(text.encode("utf-8", "surrogatepass"))
+    assert most_prompt_tokens(Ask(question, 1)) >= known - 2 * sum(
+        "\ud800" <= c <= "\udfff" for c in text
+    )
