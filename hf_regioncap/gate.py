@@ -136,7 +136,8 @@ class Gate:
         insort(self._bad, sent_at)
         if len(self._bad) > 2 * _KEPT:
             del self._bad[:_KEPT]
-        if sent_at <= self._cut_at:  # sent at the old rate: says nothing of the new
+        # What was sent at the old rate says nothing of the new.
+        if sent_at <= self._cut_at or not self._sent:
             return
         quiet_until = self._quiet_until()
         quiet = sent_at <= quiet_until
@@ -223,4 +224,4 @@ class Gate:
         """How many were sent after one time until another, and how many of them in vain."""
         sent = bisect_right(self._sent, until) - bisect_right(self._sent, after)
         bad = bisect_right(self._bad, until) - bisect_right(self._bad, after)
-        return sent, bad
+        return sent, min(bad, sent)  # of very old ones only those in vain may still be known

@@ -7,12 +7,13 @@ damaged file can be read page by page for the rows that still prove themselves.
 
 ::
 
-    store.py           one file, as a caller sees it
-    store_transfer.py  export, and merging what others have
-    store_file.py      what this process shares about a file: connections, the group to be committed
-    store_opening.py   which files are refused, which journal works
-    store_table.py     rows, digests, SQL
-    store_errors.py    what went wrong, in words
+    store.py          one file, as a caller sees it
+    store_merge.py    what can be read of another store
+    store_parquet.py  an export, and back
+    store_file.py     what this process shares about a file: connections, commits, forks
+    store_opening.py  which files are refused, which journal works
+    store_table.py    rows, digests, SQL
+    store_errors.py   what went wrong, in words
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from typing import NamedTuple
 from hf_regioncap.errors import OptionError, StoreError
 from hf_regioncap.store_errors import DamagedError
 from hf_regioncap.store_file import shared_file
+from hf_regioncap.store_merge import Source
 from hf_regioncap.store_opening import size_of, wal
+from hf_regioncap.store_parquet import write_parquet
 from hf_regioncap.store_table import (
     CHUNK,
     INSERT_NEW,
@@ -42,7 +45,6 @@ from hf_regioncap.store_table import (
     storable,
     write_rows,
 )
-from hf_regioncap.store_transfer import Source, write_parquet
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ WAYS_OUT = (
 )
 _T = TypeVar("_T")
 
-IN_THE_WAY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_IN_THE_WAY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 NO_PLACE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 # The last two: a damaged schema does not know our tables and columns, a damaged length is absurd.
 _DAMAGE = (
@@ -36,7 +36,7 @@ def patiently(patience: float, action: Callable[[], _T]) -> _T:
         try:
             return action()
         except sqlite3.OperationalError as error:
-            if code_of(error) not in IN_THE_WAY or time.monotonic() >= deadline:
+            if code_of(error) not in _IN_THE_WAY or time.monotonic() >= deadline:
                 raise
         time.sleep(0.02)
 
@@ -55,7 +55,7 @@ def store_error(
     code = code_of(error) if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_CANTOPEN
     if code in _DAMAGE:
         return damaged(path, str(error))
-    if code in IN_THE_WAY:
+    if code in _IN_THE_WAY:
         why = f"another process has kept it locked for {patience:g} seconds"
     elif code in NO_PLACE:
         why = "it cannot be opened and written there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,8 @@ from hf_regioncap.store_errors import damaged, patiently
 
 APPLICATION_ID = 0x52434150  # "RCAP", in the header of every store
 VERSION = 1
-CHUNK = 200
+CHUNK = 200  # rows or keys at a time
+_CHUNK_BYTES = 8 << 20
 
 _CREATE = """
 CREATE TABLE answers (
@@ -96,6 +97,20 @@ def proven_rows(path: Path, connection: sqlite3.Connection, patience: float) -> 
         if not is_whole(row):
             raise damaged(path, f"row {row_id} does not match its digest")
         yield row
+
+
+def in_chunks(rows: Iterable[Row], max_rows: int) -> Iterator[list[Row]]:
+    """Group rows, by their number and by the bytes of their bodies."""
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row[2])
+        if len(chunk) >= max_rows or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def write_rows(

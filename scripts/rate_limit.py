@@ -41,8 +41,8 @@ class Case:
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=400, help="rows at the first limit")
-    parser.add_argument("--more", type=int, default=150, help="rows at the second")
+    parser.add_argument("--rows", type=int, default=1000, help="rows at the first limit")
+    parser.add_argument("--more", type=int, default=300, help="rows at the second")
     parser.add_argument("--workers", type=int, default=64, help="concurrency")
     parser.add_argument("--rate", type=float, default=10.0, help="permitted a second")
     parser.add_argument("--cut", type=float, default=3.0, help="what the limit is cut to")
@@ -53,15 +53,16 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def make_rows(count: int) -> Any:
-    """Small pictures, each of another colour, with one box."""
+    """Small pictures of noise, no two the same, with one box each."""
+    import numpy as np
     from datasets import Dataset, Features, Image, List, Value
     from PIL import Image as PILImage
 
-    rows = []
-    for number in range(count):
+    rows, random = [], np.random.default_rng(0)
+    for _ in range(count):
         buffer = io.BytesIO()
-        colour = (number % 256, number // 256 * 40 % 256, 128)
-        PILImage.new("RGB", (48, 32), colour).save(buffer, "PNG")
+        noise = random.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        PILImage.fromarray(noise).save(buffer, "PNG")
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "bbox": [[4, 4, 30, 20]]})
     features = Features({"image": Image(), "bbox": List(List(Value("float64")))})
     return Dataset.from_list(rows, features=features)

@@ -7,6 +7,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import pytest
@@ -197,7 +198,7 @@ def test_what_one_request_is_told_to_wait_is_not_meant_for_all(retry_after: floa
 @pytest.mark.parametrize("feedback", [0.05, 0.1, 0.2])
 def test_refusals_that_come_late(feedback: float) -> None:
     run = simulate(Bucket(10, 10), feedback=feedback)
-    assert run.share <= 0.05
+    assert run.share <= 0.03 + 0.2 * feedback  # those that were under way when the first came back
     assert run.rate(10, 50) >= 9.0
 
 
@@ -212,10 +213,10 @@ def test_a_limit_that_is_cut_on_the_way(burst: int) -> None:
 @pytest.mark.parametrize(("rate", "workers"), [(3, 64), (50, 512), (100, 128)])
 def test_other_rates(rate: float, workers: int) -> None:
     latency = slow if rate == 50 else one_second
-    run = simulate(Bucket(rate, rate), workers=workers, latency=latency, rows=int(45 * rate))
+    run = simulate(Bucket(rate, rate), workers=workers, latency=latency, rows=int(80 * rate))
     assert run.lost == 0
-    assert run.share <= 0.045
-    assert run.rate(12, 40) >= 0.8 * rate
+    assert run.share <= 0.04
+    assert run.rate(20, 70) >= 0.85 * rate
 
 
 def test_a_limit_above_what_the_workers_can_do_is_no_limit() -> None:
@@ -328,7 +329,8 @@ def test_nothing_but_refusals_holds_everybody_for_ever_longer() -> None:
         sent_at, now = now, now + 0.01
         gate.refused(now, sent_at)
         holds.append(gate.wait(now))
-    assert all(later >= earlier for earlier, later in zip(holds[1:], holds[2:], strict=False))
+    assert max(holds[:4]) < 1
+    assert all(later > earlier for earlier, later in pairwise(holds[6:12]))
     assert holds[-1] == 60.0
 
 

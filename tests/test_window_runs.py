@@ -1,0 +1,384 @@
+"""The window: order, bounds, requests over batch borders; streams in bounded memory."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from endpoint import Endpoint, EndpointProcess, Lognormal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_regioncap import OptionError, caption_dataset, retry_failed
+from hf_regioncap.columns import ALL_COLUMNS, column_features
+from hf_regioncap.options import Options
+from hf_regioncap.pipeline import SAMPLE, Progress, caption_tables, rows_ahead
+from hf_regioncap.publishing import write_dataset
+from hf_regioncap.tables import Rows
+from hf_regioncap.window import Window, then
+
+# The window itself
+
+
+def settled(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that other threads are about to do."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("items", [[], ["one"], list(range(100))])
+def test_results_come_in_order_however_they_end(items: list[Any]) -> None:
+    begun: dict[Any, Future[Any]] = {}
+
+    def begin(item: Any) -> Future[Any]:
+        begun[item] = Future()
+        return begun[item]
+
+    def finish_backwards() -> None:
+        settled(lambda: len(begun) == len(items))
+        for item in reversed(items):
+            begun[item].set_result((item,))
+
+    with Window(items, begin, active=200, ahead=200) as window:
+        finisher = threading.Thread(target=finish_backwards)
+        finisher.start()
+        assert list(window) == [(item,) for item in items]
+        finisher.join()
+
+
+@settings(max_examples=25, deadline=None)
+@given(active=st.integers(1, 6), ahead=st.integers(1, 12), count=st.integers(0, 30))
+def test_no_more_is_begun_than_both_bounds_allow(active: int, ahead: int, count: int) -> None:
+    begun: list[Future[int]] = []
+    lock = threading.Lock()
+
+    def begin(item: int) -> Future[int]:
+        future: Future[int] = Future()
+        with lock:
+            begun.append(future)
+        return future
+
+    with Window(range(count), begin, active=active, ahead=ahead) as window:
+        results = iter(window)
+        for taken in range(count):
+            # All but the first are done as soon as they are begun: only `ahead` holds them back.
+            settled(lambda: len(begun) >= min(count, taken + min(active, ahead)))
+            unfinished = sum(not future.done() for future in begun)
+            assert unfinished <= active
+            assert len(begun) <= taken + ahead
+            begun[taken].set_result(taken)
+            assert next(results) == taken
+        assert next(results, None) is None
+
+
+def test_errors_reach_whoever_takes_the_results() -> None:
+    def items() -> Iterable[int]:
+        yield 3
+        yield 0
+        raise OSError("the disk is gone")
+
+    def begin(item: int) -> int:
+        return 6 // item
+
+    with Window(items(), begin, active=4, ahead=4) as window:
+        results = iter(window)
+        assert next(results) == 2
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+    with Window(items(), lambda item: item, active=4, ahead=4) as window:
+        results = iter(window)
+        assert [next(results), next(results)] == [3, 0]
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(results)
+
+
+def test_leaving_early_begins_nothing_more() -> None:
+    begun: list[int] = []
+    drawn: list[int] = []
+
+    def items() -> Iterable[int]:
+        for item in range(10_000):
+            drawn.append(item)
+            yield item
+
+    with Window(items(), lambda item: begun.append(item) or item, active=2, ahead=4) as window:
+        assert next(iter(window)) == 0
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("regioncap-f")]
+    for thread in threads:
+        thread.join(30)
+    assert len(begun) <= 5 + 1
+    assert len(drawn) <= len(begun) + 2
+
+
+def test_then_hands_errors_on() -> None:
+    source: Future[int] = Future()
+    result = then(source, lambda number: 1 // number)
+    source.set_result(0)
+    assert isinstance(result.exception(), ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("image_bytes", "concurrency", "expected"),
+    [
+        (0, 32, 16 * 32),
+        (100_000, 1, 16),
+        (100_000, 32, 16 * 32),
+        (2_600_000, 32, 256 * 2**20 // 2_600_000),  # 103: no gigabytes wait for one slow row
+        (50_000_000, 32, 2 * 32 + 8),  # never so few that requests would wait for drawing
+    ],
+)
+def test_fewer_large_images_run_ahead(image_bytes: int, concurrency: int, expected: int) -> None:
+    rows = Rows({"image": [bytes(image_bytes)] * 3, "bbox": [[]] * 3}, "image")
+    assert rows_ahead(rows, Options(concurrency=concurrency)) == expected
+
+
+# Runs
+
+
+def test_a_slow_row_holds_up_nobody(make_dataset: Any, assert_own: Callable[..., None]) -> None:
+    """With batches, the 120 rows here would take several; none of them waits for the first row."""
+    rows = 120
+    with Endpoint(latency=lambda number: 6.0 if number == 0 else 0.01) as endpoint:
+        captioned = caption_dataset(make_dataset(rows), base_url=endpoint.base_url, concurrency=8)
+        first, *others = endpoint.requests
+        assert len(others) == rows - 1
+        assert first.ended is not None
+        assert all(other.ended is not None and other.ended < first.ended for other in others)
+    assert captioned["number"][:] == list(range(rows))
+    assert_own(captioned)
+
+
+@pytest.mark.parametrize("concurrency", [1, 5, 24])
+def test_all_slots_are_used_and_no_more(concurrency: int, make_dataset: Any) -> None:
+    with Endpoint(latency=Lognormal(0.05, 0.6)) as endpoint:
+        options = {"base_url": endpoint.base_url, "concurrency": concurrency}
+        caption_dataset(make_dataset(4 * concurrency), **options)
+        assert endpoint.max_in_flight == concurrency
+        assert endpoint.count == 4 * concurrency
+
+
+def test_a_second_split_and_a_second_run_stay_within_the_bound(make_dataset: Any) -> None:
+    """Two runs of one process at once share the endpoint's slots."""
+    with Endpoint(latency=0.05) as endpoint:
+        options = {"base_url": endpoint.base_url, "concurrency": 6, "answer_store": None}
+        runs = [
+            threading.Thread(
+                target=caption_dataset, args=(make_dataset(20, start=start),), kwargs=options
+            )
+            for start in (0, 100)
+        ]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+        assert endpoint.count == 40
+        assert endpoint.max_in_flight == 6
+
+
+# Streams
+
+
+def test_a_stream_gives_the_same_as_the_dataset(make_dataset: Any, endpoint: Endpoint) -> None:
+    dataset = make_dataset(40)
+    whole = caption_dataset(dataset, base_url=endpoint.base_url)
+    streamed = caption_dataset(dataset.to_iterable_dataset(3), base_url=endpoint.base_url)
+    assert streamed.features == whole.features
+    assert list(streamed.decode(False)) == list(whole.with_format("arrow")[:].to_pylist())
+    assert endpoint.count == 40
+
+
+def test_a_stream_to_parquet_and_back(
+    make_dataset: Any, endpoint: Endpoint, tmp_path: Path, assert_own: Callable[..., None]
+) -> None:
+    from datasets import load_dataset
+
+    seen: list[Progress] = []
+    streamed = caption_dataset(
+        make_dataset(50).to_iterable_dataset(), base_url=endpoint.base_url, on_progress=seen.append
+    )
+    summary = write_dataset(streamed, tmp_path / "out", max_shard_size=200_000)
+    assert summary["rows"] == 50
+    assert seen[-1].rows == 50
+    assert len(list((tmp_path / "out" / "data").glob("*.parquet"))) > 1
+    back = load_dataset(str(tmp_path / "out"), split="train")
+    assert back.num_rows == back.info.splits["train"].num_examples == 50
+    assert back[7]["image_with_bbox"].size == (64, 48)
+    assert_own(back)
+    streamed.to_parquet(tmp_path / "one.parquet")
+    assert pq.read_table(tmp_path / "one.parquet")["number"].to_pylist() == list(range(50))
+    assert endpoint.count == 50
+
+
+def test_failed_rows_of_a_stream_are_asked_again(make_dataset: Any) -> None:
+    with Endpoint(["content_refusal"] * 3) as endpoint:
+        dataset = make_dataset(12)
+        options = {"base_url": endpoint.base_url, "concurrency": 1}
+        failed = caption_dataset(dataset, **options)
+        assert failed["answer_status"][:].count("api_refused") == 3
+        again = retry_failed(failed.to_iterable_dataset(), **options)
+        assert again.features == failed.features
+        rows = list(again.decode(False))
+    assert [row["answer_status"] for row in rows] == ["ok"] * 12
+    assert [row["number"] for row in rows] == list(range(12))
+    assert endpoint.count == 12 + 3
+
+
+STREAM = """
+import sys
+from pathlib import Path
+from datasets import IterableDataset, load_from_disk
+from hf_regioncap import caption_dataset
+from hf_regioncap.publishing import write_dataset
+
+folder, base_url, output = sys.argv[1:]
+stream = load_from_disk(folder).to_iterable_dataset()
+captioned = caption_dataset(stream, base_url=base_url, concurrency=8)
+print(write_dataset(captioned, output)["rows"])
+"""
+
+
+def test_a_killed_stream_asks_again_only_what_was_in_flight(
+    make_dataset: Any, tmp_path: Path
+) -> None:
+    rows, concurrency = 160, 8
+    make_dataset(rows).save_to_disk(tmp_path / "in")
+    arguments = [str(tmp_path / "in"), "", str(tmp_path / "out")]
+    with EndpointProcess("--latency", "0.05") as endpoint:
+        arguments[1] = endpoint.base_url
+        command = [sys.executable, "-c", STREAM, *arguments]
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        settled(lambda: endpoint.stats()["count"] >= rows // 2)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        settled(lambda: endpoint.stats()["in_flight"] == 0)
+        assert endpoint.stats()["count"] < rows
+        again = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert again.stdout.split() == [str(rows)]
+        assert endpoint.stats()["count"] - rows <= concurrency
+        assert endpoint.stats()["max_in_flight"] <= concurrency
+
+
+MEMORY = """
+import io, sys, threading
+import numpy as np
+from pathlib import Path
+from datasets import Features, Image, IterableDataset, List, Value
+from PIL import Image as Pictures
+from hf_regioncap import caption_dataset
+
+rows, base_url = int(sys.argv[1]), sys.argv[2]
+noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+
+def examples():
+    for number in range(rows):
+        noise[:2, :2] = number % 251
+        noise[2:4, :2] = number // 251
+        picture = io.BytesIO()
+        Pictures.fromarray(noise).save(picture, "PNG", compress_level=0)
+        yield {"image": {"bytes": picture.getvalue(), "path": None}, "bbox": [[9, 9, 200, 200]]}
+
+features = Features({"image": Image(), "bbox": List(List(Value("float64")))})
+stream = IterableDataset.from_generator(examples, features=features)
+captioned = caption_dataset(stream, base_url=base_url, concurrency=4, answer_store=None)
+peak = seen = 0
+for row in captioned.decode(False):
+    assert row["answer_status"] == "ok" and len(row["image_with_bbox"]["bytes"]) > 50_000
+    status = Path("/proc/self/status").read_text()
+    peak = max(peak, int(status.partition("RssAnon:")[2].split()[0]))
+    seen += 1
+print(seen, peak)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_rows() -> None:
+    """300 kB a row: what 600 more of them hold would be 180 MB."""
+    peaks = []
+    with EndpointProcess() as endpoint:
+        for rows in (200, 800):
+            command = [sys.executable, "-c", MEMORY, str(rows), endpoint.base_url]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seen, peak = map(int, done.stdout.split())
+            assert seen == rows
+            peaks.append(peak / 1024)
+    assert peaks[1] - peaks[0] < 40
+
+
+# Tables
+
+
+def table_of(make_photo: Callable[..., bytes], numbers: Iterable[int]) -> pa.Table:
+    numbers = list(numbers)
+    boxes = [[[2.0, 3.0, 20.0, 16.0]]] * len(numbers)
+    kinds = pa.schema(
+        {"image": pa.binary(), "bbox": pa.list_(pa.list_(pa.float64())), "number": pa.int64()}
+    )
+    rows = {"image": [make_photo(number) for number in numbers], "bbox": boxes, "number": numbers}
+    return pa.table(rows, kinds)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1], [0, 3, 0, 0, 5, 1, 0], [SAMPLE + 9, 2]])
+def test_tables_come_back_one_by_one(
+    sizes: list[int], make_photo: Callable[..., bytes], endpoint: Endpoint
+) -> None:
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    tables = [
+        table_of(make_photo, range(start, start + size))
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    done = list(caption_tables(tables, base_url=endpoint.base_url, column_prefix="x_"))
+    assert [len(table) for table in done] == [size for size in sizes if size]
+    numbers = [number for table in done for number in table["number"].to_pylist()]
+    assert numbers == list(range(sum(sizes)))
+    for table in done:
+        assert table.column_names[:3] == ["image", "bbox", "number"]
+        assert table.column_names[3:] == ["x_" + name for name in ALL_COLUMNS]
+        assert set(table["x_answer_status"].to_pylist()) == {"ok"}
+        assert Rows(table, "image").features.items() >= column_features(prefix="x_").items()
+
+
+def test_tables_share_the_window(make_photo: Callable[..., bytes]) -> None:
+    tables = [table_of(make_photo, [number]) for number in range(24)]
+    with Endpoint(latency=0.05) as endpoint:
+        done = list(caption_tables(tables, base_url=endpoint.base_url, concurrency=6))
+        assert endpoint.max_in_flight == 6
+    assert len(done) == 24
+
+
+def test_tables_that_do_not_fit_are_refused_before_any_request(
+    make_photo: Callable[..., bytes], endpoint: Endpoint
+) -> None:
+    table = table_of(make_photo, range(3))
+    with pytest.raises(OptionError, match="image_column"):
+        caption_tables([table], base_url=endpoint.base_url, image_column="photo")
+    with pytest.raises(OptionError, match="did you mean 'concurrency'"):
+        caption_tables([table], base_url=endpoint.base_url, concurency=3)
+    with pytest.raises(OptionError, match="max_requests"):
+        caption_tables([table], base_url=endpoint.base_url, max_requests=-1)
+    assert endpoint.count == 0
+
+
+def test_tables_keep_within_a_budget(make_photo: Callable[..., bytes], endpoint: Endpoint) -> None:
+    tables = [table_of(make_photo, range(k, k + 4)) for k in range(0, 12, 4)]
+    seen: list[Progress] = []
+    done = caption_tables(
+        tables, base_url=endpoint.base_url, max_requests=5, on_progress=seen.append
+    )
+    statuses = [status for table in done for status in table["answer_status"].to_pylist()]
+    assert statuses.count("ok") == endpoint.count == 5
+    assert statuses.count("skipped_budget") == 7
+    assert (seen[-1].rows, seen[-1].failed) == (12, 7)
+
+
