@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OFFLINE, OPENAI_URL, Options, _check_base_url
 
-
 _SECRET = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
 

@@ -7,7 +7,7 @@ Runs `caption_dataset` against the tests' endpoint, which permits so many reques
 token bucket that holds one second's worth) and refuses the others with 429. The limit stays, is
 cut on the way, or is lifted on the way. The rate is that of the requests that were let through;
 its share of what was permitted is taken from `--warm-up` seconds after the start, and after the
-change. Refused is a share of all requests.
+change. Refused are those of each part, and the share of all requests of both parts.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def run(case: Case, arguments: argparse.Namespace) -> Iterator[list[str]]:
             answer_store=None,
         )
         requests = endpoint.requests
+    all_refused = sum(request.outcome == "rate_limited" for request in requests)
     lost = sum(status != "ok" for status in captioned["answer_status"])
     bounds = [requests[0].started, *changes, requests[-1].started]
     for rate, start, end in zip((case.rate, case.then), bounds, bounds[1:], strict=False):
@@ -111,13 +112,13 @@ def run(case: Case, arguments: argparse.Namespace) -> Iterator[list[str]]:
             f"{passed / seconds:.2f}/s",
             f"{passed / seconds / rate:.1%}",
             f"{refused} of {len(within)}",
-            f"{refused / len(within):.1%}",
+            f"{all_refused / len(requests):.1%}",
             f"{end - start:.0f} s",
             f"{lost}",
         ]
 
 
-HEADS = ["limit", "permitted", "reached", "share", "refused", "share", "took", "rows lost"]
+HEADS = ["limit", "permitted", "reached", "share", "refused", "of all", "took", "rows lost"]
 
 
 def print_table(rows: list[list[str]]) -> None:

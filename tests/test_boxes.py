@@ -228,6 +228,8 @@ PLACES: list[tuple[list[float], str, list[float] | None]] = [
     ([-10, 0, 10, 10], "outside", None),
     ([0, -10, 10, 10], "outside", None),
     ([-50, -50, 20, 20], "outside", None),
+    ([-10, 0, 5, 10], "outside", None),
+    ([0, -10, 10, 5], "outside", None),
     ([700, 0, 0, 0], "outside", None),
     ([0, 0, 0, 0], "too_small", None),
     ([10, 20, 0, 40], "too_small", None),
@@ -435,6 +437,13 @@ def test_what_else_would_fit_is_told_but_not_advised() -> None:
 
 
 def test_a_few_bad_boxes_are_no_bad_column() -> None:
+    both = [10, 10, 300, 300]  # a box in either format
+    rows = [([both] * 17 + [[400, 300, 600, 450]] * 3, SIZE)]
+    check_fit(rows, box_format="xywh", box_unit="pixel")
+    with pytest.raises(OptionError, match=r"4 of 20 boxes .* pass box_format='xyxy'"):
+        check_fit(
+            [([both] * 16 + [[400, 300, 600, 450]] * 4, SIZE)], box_format="xywh", box_unit="pixel"
+        )
     rows = [(TRUE * 3 + [[0.1, 0.1, 0.2, 0.2]] * 5, SIZE)]
     check_fit(rows, box_format="xywh", box_unit="pixel")
 
