@@ -175,7 +175,7 @@ def import_results(files: Sequence[str | os.PathLike[str]], **options: Any) -> I
 
 def _results(files: Sequence[str | os.PathLike[str]]) -> Iterator[dict[str, Any]]:
     for file in files:
-        with Path(file).open(encoding="utf-8") as lines:
+        with Path(file).open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _result(file, number, line)

@@ -552,7 +552,7 @@ def _merged_text(text: str, section: str, config_name: str) -> str:
 def _about_part(summary: Mapping[str, Any], recipe: Mapping[str, Any], source: str | None) -> str:
     splits = ", ".join(f"{as_code(name)} {n:,}" for name, n in summary["splits"].items())
     used = sum(summary["box_status"].get(status, 0) for status in ("ok", "clipped"))
-    model = as_code(recipe["model"]) if recipe.get("model") else "a vision-language model"
+    model = as_code(recipe["model"]) if recipe.get("model") else "a program; which is not recorded"
     origin = f" The images come from {as_code(_source_words(source))}." if source else ""
     if _is_offline(recipe):
         author = (

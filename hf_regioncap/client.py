@@ -153,12 +153,13 @@ class Line:
             self._client = _new_client(self.endpoint)
         options: Any = {"params": dict(self.endpoint.query), "follow_redirects": False}
         try:
+            url = self.endpoint.url + path  # whole: joining it to the client's takes longer
             if body is None:
-                response = await self._client.get(path, cast_to=httpx2.Response, options=options)
+                response = await self._client.get(url, cast_to=httpx2.Response, options=options)
             else:
                 options["headers"] = {"Content-Type": "application/json"}
                 response = await self._client.post(
-                    path, cast_to=httpx2.Response, content=body, options=options
+                    url, cast_to=httpx2.Response, content=body, options=options
                 )
         except openai.APIStatusError as error:
             response = error.response
@@ -553,7 +554,8 @@ def _permanent_words(reply: Reply, words: str, endpoint: Endpoint, kept: bool) -
         401: "check the key in the variable that api_key_env names",
         402: "the account has no credit",
         403: "the key has no right to this model or endpoint",
-        404: "check base_url and model",
+        404: "check base_url (it usually ends in /v1) and model",
+        413: "pictures are too large for it: pass max_side=1024",
         429: "the account has no credit or quota left",
     }
     parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
@@ -598,15 +600,14 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     import httpx2
     import openai
 
-    limits = httpx2.Limits(
-        max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
-    )
     secure = endpoint.url.startswith("https:")
     scheme = "https" if secure else "http"
     direct = is_loopback(endpoint.host) or proxy_bypass(endpoint.host)
-    proxy = None if direct else getproxies().get(scheme)
+    most = endpoint.concurrency
     inner = httpx2.AsyncHTTPTransport(
-        verify=httpx2.create_ssl_context() if secure else False, limits=limits, proxy=proxy
+        verify=httpx2.create_ssl_context() if secure else False,
+        limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+        proxy=None if direct else getproxies().get(scheme),
     )
     return openai.AsyncOpenAI(
         api_key="unused",  # the transport decides what is sent, see _Guard
@@ -617,7 +618,7 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     )
 
 
-def _guarded(endpoint: Endpoint, inner: httpx2.AsyncHTTPTransport) -> httpx2.AsyncBaseTransport:
+def _guarded(endpoint: Endpoint, inner: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
     import httpx2
 
     own = httpx2.Headers(_own_headers(endpoint)).raw

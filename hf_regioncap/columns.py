@@ -7,9 +7,7 @@ right features, keeps the user's columns byte for byte, and adds what the contra
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import pyarrow as pa
@@ -18,7 +16,7 @@ from hf_regioncap import __version__
 from hf_regioncap.captioning import answer_rows, caption_rows, open_run
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import read_image_bytes
-from hf_regioncap.options import OptionKwargs, Options, read_options
+from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
 from hf_regioncap.rows import (
     Plan,
     Row,
@@ -116,7 +114,7 @@ class ColumnFunction:
         self.__name__: str = function.__name__
         self._function = function
         self.recipe = f"{function.__name__} {RECIPE} ({__version__})"
-        self.__signature__ = _signature(function)
+        self.__signature__ = signature_with_options(function)
 
     def __call__(self, rows: Any, **options: Any) -> Any:
         """Call the function; see its own documentation."""
@@ -137,18 +135,6 @@ class ColumnFunction:
 
 def _by_name(name: str, recipe: str) -> Any:
     return globals()[name]
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    first = next(iter(inspect.signature(function).parameters.values()))
-    named = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-        )
-        for field in fields(Options)
-        if field.name in OptionKwargs.__annotations__
-    ]
-    return inspect.Signature([first.replace(annotation="Any"), *named], return_annotation="Any")
 
 
 @ColumnFunction

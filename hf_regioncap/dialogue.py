@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
-from hf_regioncap.wire import Completion, redact
+from hf_regioncap.wire import Completion, redact, writable
 
 #: Tries in all where the answer is no use: not a completion, null, empty, nothing readable.
 BAD_ANSWER_TRIES = 3
@@ -69,7 +69,7 @@ def read_answer(
     except Exception as error:  # a user's parser may raise anything; the row keeps the reason
         words = f"parse raised {type(error).__name__}: {error}"
         return Reading("api_bad_answer", reason=redact(words), final=True)
-    if cut:
+    if cut and not set(regions) <= set(captions):
         return Reading("api_truncated", captions, "cut at the length limit")
     if not captions:
         return Reading("api_bad_answer", reason="no caption could be read out of the answer")
@@ -85,7 +85,7 @@ def _captions(text: str, regions: Sequence[int], cut: bool, parse: Parse | None)
         return {region: said for region, said in found.items() if len(said) <= LONGEST_CAPTION}
     said = parse(text, list(regions))
     return {
-        region: said[region]
+        region: writable(said[region])
         for region in regions
         if isinstance(said.get(region), str) and said[region].strip()
     }
@@ -174,7 +174,7 @@ def _read_until_usable(
         outcome.paid[question.key] = heard.paid
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), text
-        text = heard.completion.text or text
+        text = heard.completion.text or heard.completion.refusal or text
         reading = heard.reading or read_answer(heard.completion, question.regions, parse)
         captions = {**captions, **reading.captions}
         tries[reading.status] = tries.get(reading.status, 1) - 1

@@ -79,10 +79,14 @@ def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
         url,
         key,
         headers=tuple((str(k), str(v)) for k, v in (options.extra_headers or {}).items()),
-        query=tuple((options.extra_query or {}).items()),
+        query=tuple((k, _hashable(v)) for k, v in (options.extra_query or {}).items()),
         timeout=options.timeout,
         concurrency=options.concurrency,
     )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) -> str | None:
@@ -92,10 +96,16 @@ def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) ->
     if name is not None:
         key = env.get(name, "").strip()
         if not key:
-            raise OptionError(f"api_key_env: the environment variable {name!r} is not set")
+            shown = repr(name) if name.isidentifier() else "named by api_key_env (not a name)"
+            raise OptionError(
+                f"api_key_env: the environment variable {shown} is not set; it is the name of a "
+                "variable that is asked for, never the key itself"
+            )
         return _sendable(name, key)
     key = env.get("OPENAI_API_KEY", "").strip()
     if host == urlsplit(OPENAI_URL).hostname:
+        if not url.startswith("https:"):
+            raise OptionError(f"base_url must begin with https:// for OpenAI, got {url!r}")
         if not key:
             raise OptionError(
                 "OPENAI_API_KEY is not set: set it, or pass api_key_env='NAME', or base_url= of "

@@ -6,6 +6,8 @@ import argparse
 import importlib
 import json
 import os
+import sys
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hf_regioncap.errors import OptionError
@@ -77,6 +79,9 @@ def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
 def _imported(name: str, place: str) -> Any:
     """A callable that is named as module:function."""
     module, _, function = place.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does; a script's own folder is another
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

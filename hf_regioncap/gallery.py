@@ -10,6 +10,7 @@ import math
 import os
 import re
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -188,7 +189,23 @@ def write_gallery(
         "cost": cost,
         **_how_made(model, recipe),
     }
-    return _write_pages(_read_rows(dataset, reading), path, page_rows, about)
+    missing: list[str] = []
+    pages = _write_pages(_noting(_read_rows(dataset, reading), missing), path, page_rows, about)
+    if missing:
+        warnings.warn(f"no photo could be shown: {missing[0]}", stacklevel=2)
+    return pages
+
+
+def _noting(rows: Iterator[_Row], missing: list[str]) -> Iterator[_Row]:
+    """Pass rows on; `missing` gets a reason where not one of them had a photo that can be read."""
+    reasons, shown = [], False
+    for row in rows:
+        shown = shown or row.photo is not None
+        if row.photo is None and row.content["status"] in ("ok", "ok_partial"):
+            reasons.append(str(row.content["reason"]))
+        yield row
+    if not shown:
+        missing += reasons[:1]
 
 
 def _count(dataset: Any) -> int | None:

@@ -191,16 +191,19 @@ def _stored(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
 def _read_path(path: str, image_root: str | os.PathLike[str] | None) -> bytes:
     if "://" in path or "::" in path or path.startswith("data:"):
         raise _Refused("image_refused", "the image is a URL, and URLs are never fetched")
-    roots = [*([Path(image_root)] if image_root is not None else []), *hugging_face_caches()]
+    root = Path(image_root).expanduser() if image_root is not None else None
+    roots = [*([root] if root is not None else []), *hugging_face_caches()]
     try:
         # Relative paths are relative to the root that was named, never to the working directory.
-        file = (Path(image_root, path) if image_root is not None else Path(path)).resolve()
+        file = (Path(path) if root is None else root / path).resolve()
         if not any(file.is_relative_to(root.resolve()) for root in roots):
-            where = f"outside image_root={str(image_root)!r}" if image_root else "not in the cache"
-            raise _Refused(
-                "image_refused",
-                f"the image's path is {where}; image_root=FOLDER names where paths may be read",
+            words = (
+                f"the image's path leads out of image_root={str(image_root)!r}"
+                if image_root is not None
+                else "the image is a path on this machine, and no folder was named under which "
+                "paths may be read: pass image_root=FOLDER"
             )
+            raise _Refused("image_refused", words)
         if not file.is_file():  # a folder; a pipe or device, which might never end
             raise FileNotFoundError
         return file.read_bytes()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from hf_regioncap import boxes
@@ -22,6 +24,7 @@ DETAILS = ("auto", "low", "high")
 OPENAI_URL = "https://api.openai.com/v1"
 OFFLINE = "offline"
 
+F = TypeVar("F", bound=Callable[..., Any])
 Parse = Callable[[str, Sequence[int]], Mapping[int, str]]
 Propose = Callable[[Any], Any]
 
@@ -107,9 +110,9 @@ class Options:
     label_names: Sequence[str] | Mapping[int, str] | None = None
     """the names of int labels"""
     prompt: str | None = None
-    """template with {count}, {regions}, {labels} and any column; None: the seed's wording"""
+    """template with {count}, {regions}, {labels} and any column; None: DataFlow-MM's wording"""
     system_prompt: str | None = None
-    """template of the system message; None: the seed's; `""`: no system message"""
+    """template of the system message; None: DataFlow-MM's; `""`: no system message"""
     prompt_column: str | None = None
     """a column with the user's own prompt per row, sent as it is"""
     caption_style: str | None = None
@@ -125,7 +128,7 @@ class Options:
     base_url: str | None = None
     """OpenAI-compatible address; None: `OPENAI_BASE_URL`, else OpenAI; `"offline"`: built in"""
     api_key_env: str | None = None
-    """name of the variable that holds the key; None: see the contract of keys; `""`: no key"""
+    """name of the variable with the key; None: `OPENAI_API_KEY`, for its host; `""`: no key"""
     concurrency: int = 32
     """requests in flight per process, at most"""
     temperature: float | None = 0.0
@@ -183,6 +186,14 @@ class Options:
         _check_base_url(self.base_url)
         if self.prompt is not None and self.prompt_column is not None:
             raise OptionError("prompt and prompt_column exclude each other: pass one of them")
+        if not self.model.strip():
+            raise OptionError("model must be a model's name, got ''")
+        if isinstance(self.label_names, str):
+            raise OptionError(
+                f"label_names must be a list of names or a mapping, got {self.label_names!r}"
+            )
+        if self.image_root is not None and not Path(self.image_root).expanduser().is_dir():
+            raise OptionError(f"image_root must be a folder, got {os.fspath(self.image_root)!r}")
         if self.label_names is not None and self.label_column is None:
             raise OptionError("label_names needs label_column, the column of the int labels")
         from hf_regioncap.marks import resolve_mark
@@ -330,7 +341,6 @@ def option_docs() -> dict[str, str]:
     'JPEG quality of what is sent and stored'
     """
     import ast
-    import inspect
 
     body = ast.parse(inspect.getsource(Options)).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -341,3 +351,28 @@ def option_docs() -> dict[str, str]:
             assert isinstance(text.value, ast.Constant)
             docs[field.target.id] = str(text.value.value)
     return docs
+
+
+def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:
+    """The function's own parameters, then every option with its default, for help and editors.
+
+    >>> def crop(rows, **options): ...
+    >>> str(signature_with_options(crop))[:27]
+    "(rows, *, image_column: 'st"
+    """
+    own = inspect.signature(function)
+    named = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        )
+        for field in fields(Options)
+        if field.name in OptionKwargs.__annotations__
+    ]
+    kept = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    return own.replace(parameters=[*kept, *named])
+
+
+def documented(function: F) -> F:
+    """Show the options in the signature of a function that takes them as keywords."""
+    function.__signature__ = signature_with_options(function)  # type: ignore[attr-defined]
+    return function

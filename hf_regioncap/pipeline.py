@@ -38,7 +38,7 @@ from hf_regioncap.costs import Budget, Price, find_price, image_tokens, jpeg_siz
 from hf_regioncap.dialogue import follow_up
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import image_weight
-from hf_regioncap.options import Options, read_options
+from hf_regioncap.options import Options, documented, read_options
 from hf_regioncap.rows import Plan, Row, check_rows, make_plan
 from hf_regioncap.tables import Rows
 from hf_regioncap.window import Window
@@ -93,6 +93,7 @@ class Progress:
         printer.text(str(self))
 
 
+@documented
 def caption_dataset(
     dataset: AnyDataset,
     *,
@@ -123,6 +124,7 @@ def caption_dataset(
     return captioned
 
 
+@documented
 def caption_tables(
     tables: Iterable[pa.Table],
     *,
@@ -161,6 +163,7 @@ def caption_tables(
     return _described(job.tables(source, first, plan), whole)
 
 
+@documented
 def retry_failed(
     dataset: AnyDataset,
     *,
@@ -198,7 +201,8 @@ def _budget(
     price: tuple[float, float] | None,
 ) -> Budget:
     for name, value in (("max_requests", max_requests), ("max_cost", max_cost)):
-        if value is not None and (isinstance(value, bool) or not value >= 0):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and value >= 0):
             raise OptionError(f"{name} must be a number of 0 or more, got {value!r}")
     known = find_price(options, price)
     if max_cost is not None and known is None:
@@ -515,7 +519,7 @@ def plan_rows(rows: Rows, options: Options) -> Plan:
     """The plan for a dataset of which these are the first rows."""
     check_new_columns(rows, options, ALL_COLUMNS)
     plan = make_plan(options, rows)
-    check_rows(rows, plan)
+    check_rows(rows, plan, whole=True)
     return plan
 
 
@@ -683,6 +687,7 @@ class Estimate:
         printer.text(str(self))
 
 
+@documented
 def estimate(
     dataset: Any,
     *,

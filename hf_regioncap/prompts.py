@@ -243,7 +243,7 @@ def label_text(value: Any, names: Sequence[str] | Mapping[int, str] | None) -> s
         if number != value:  # half a label is none
             return None
         if isinstance(names, Mapping):
-            return names.get(number)
+            return names.get(number, names.get(str(number)))  # type: ignore[call-overload]
         return names[number] if 0 <= number < len(names) else None
     except (TypeError, ValueError, OverflowError):
         return None

@@ -14,6 +14,7 @@ import random
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -365,6 +366,12 @@ def _write_files(
         result.splits.append(written)
     _drop_empty_splits(result)
     summary["images_withheld"] = pictures.withheld
+    if pictures.withheld and pictures.withheld >= summary["rows"]:
+        warnings.warn(
+            f"none of the {pictures.withheld} images of the rows may be read, so they are null: "
+            "pass image_root=FOLDER, the folder under which their paths lie",
+            stacklevel=3,
+        )
     if recipe is not None:
         text = json.dumps(card.public_recipe(recipe), indent=2, ensure_ascii=False)
         (folder / card.recipe_file(config_name)).write_text(text + "\n", encoding="utf-8")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from hf_regioncap import boxes, prompts, proposals
 from hf_regioncap.crops import crop_region, crop_window
 from hf_regioncap.errors import OptionError
@@ -20,6 +22,7 @@ from hf_regioncap.options import OFFLINE, Options
 from hf_regioncap.overlay import draw_regions, region_colors
 from hf_regioncap.questions import Question
 from hf_regioncap.tables import Rows, class_names
+from hf_regioncap.wire import redact, writable
 
 NO_IMAGE = "no_image"
 
@@ -189,7 +192,7 @@ def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
         scale = picture.size_wh[0] / picture.image.width
         return [[float(edge) * scale for edge in box] for box in found]
     except Exception as error:  # a user's detector may raise anything: the row keeps the reason
-        row.answer_error = f"propose raised {type(error).__name__}: {error}"
+        row.answer_error = redact(f"propose raised {type(error).__name__}: {error}")
         return []
 
 
@@ -236,12 +239,12 @@ def fill_prompt(row: Row, plan: Plan, rows: Rows, index: int) -> None:
     column = plan.options.prompt_column
     own = rows.value(column, index) if column is not None else None
     if isinstance(own, str) and own.strip():
-        row.prompt = own
+        row.prompt = writable(own)
         return
     template = plan.template
     if plan.options.prompt is None and not any(_labels(row, plan, rows, index)):
         template = prompts.PROMPT  # none of this row's regions has a label
-    row.prompt = _filled(template, "prompt", row, plan, rows, index)
+    row.prompt = writable(_filled(template, "prompt", row, plan, rows, index))
 
 
 def _filled(template: str, argument: str, row: Row, plan: Plan, rows: Rows, index: int) -> str:
@@ -283,11 +286,12 @@ _SAMPLE = 256
 _ENOUGH_ROWS = 10
 
 
-def check_rows(rows: Rows, plan: Plan) -> None:
+def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
     """Raise, before anything is asked, where options do not fit a whole column.
 
-    A list of boxes that is one flat box; boxes in another unit or format; images that are all
-    refused because `image_root` is missing. Only the images' headers are read.
+    What is no list of boxes at all; boxes in another unit or format; images that are all refused
+    because `image_root` is missing. `whole` says that the rows stand for a whole dataset, however
+    few they are. Only the images' headers are read.
     """
     options = plan.options
     given: list[list[Any]] = []
@@ -299,11 +303,13 @@ def check_rows(rows: Rows, plan: Plan) -> None:
         peeked.append(peek_picture(value, image_root=options.image_root))
         boxed = plan.has_boxes and index < _SAMPLE
         given.append(read_boxes(rows.value(options.bbox_column, index)) if boxed else [])
-    if len(peeked) >= _ENOUGH_ROWS and all(each.status == "image_refused" for each in peeked):
+    enough = bool(peeked) and (whole or len(peeked) >= _ENOUGH_ROWS)
+    if enough and all(each.status == "image_refused" for each in peeked):
         raise OptionError(
-            f"all {len(peeked)} images are refused ({peeked[0].reason}): pass "
-            "image_root=FOLDER, the folder under which image paths may be read"
+            f"image_column {options.image_column!r}: all {len(peeked)} images are "
+            f"refused: {peeked[0].reason}"
         )
+    _check_nesting(options, given)
     flat = [len(row) == 4 and all(map(_is_number, row)) for row in given if row]
     if flat and all(flat):
         raise OptionError(
@@ -319,6 +325,17 @@ def check_rows(rows: Rows, plan: Plan) -> None:
         box_unit=options.box_unit,
         bbox_column=options.bbox_column,
     )
+
+
+def _check_nesting(options: Options, given: Sequence[list[Any]]) -> None:
+    """Raise where nothing in a column is a box: text, polygons, boxes with a score, structs."""
+    listed = [box for row in given for box in row]
+    if len(listed) >= _ENOUGH_ROWS and not np.isfinite(boxes.as_boxes(listed)).any():
+        raise OptionError(
+            f"bbox_column {options.bbox_column!r} holds no box of four numbers, but for example "
+            f"{str(listed[0])[:80]!r}: name a column of boxes (a dotted name reaches inside, like "
+            "'objects.bbox'), or bring them into the form [[a, b, c, d], …]"
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -342,7 +359,7 @@ def make_questions(
         view=options.view,
         caption_style=options.caption_style,
         language=options.language,
-        temperature=options.temperature,
+        temperature=None if options.temperature is None else float(options.temperature),
         seed=options.seed,
         detail=options.detail,
         answer_form=options.answer_form,

@@ -120,6 +120,8 @@ class Rows:
         fields = self.fields()
         likely = self.likely_boxes() if argument == "bbox_column" else None
         hint = f": pass {likely}" if likely else f": pass {argument}= one of these"
+        if argument in ("prompt", "system_prompt"):
+            hint = "; write {{ and }} for braces that are meant as such"
         names = ", ".join(map(repr, fields)) or "no columns"
         return f"no column {column!r} ({argument}); the dataset has {names}{hint}"
 

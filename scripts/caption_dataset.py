@@ -29,7 +29,6 @@ from hf_regioncap.flags import add_option_flags, number, options_from_flags
 from hf_regioncap.options import Options
 
 DEMO_OUTPUT = "demo_output"
-FINE = ("ok", "no_boxes")
 FAILED = (
     "ok_partial",
     "api_error",
@@ -76,6 +75,10 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         parsed.output = parsed.output or DEMO_OUTPUT
     elif parsed.input is None or parsed.output is None:
         parser.error("INPUT and OUTPUT are needed (or --demo)")
+    if parsed.retry_failed and (parsed.dry_run or parsed.limit is not None or parsed.demo):
+        parser.error(
+            "--retry-failed asks OUTPUT's failed rows: not with --dry-run, --limit, --demo"
+        )
     if parsed.limit is not None and parsed.limit < 1:
         parser.error(f"--limit must be 1 or more, got {parsed.limit}")
     return parsed
@@ -95,7 +98,8 @@ def load_input(parsed: argparse.Namespace, options: dict[str, Any]) -> Any:
     from hf_regioncap import inputs
 
     if parsed.demo:
-        return inputs.demo_dataset()
+        demo = inputs.demo_dataset()
+        return demo if parsed.limit is None else inputs.first_rows(demo, parsed.limit)
     dataset, root = inputs.load(
         parsed.input,
         image_root=options.get("image_root"),
@@ -118,6 +122,15 @@ def load_output(folder: Path) -> Any:
     if not (folder / "data").is_dir():
         raise OptionError(f"--retry-failed: {str(folder)!r} holds no earlier run (no data/)")
     return load_dataset(str(folder))
+
+
+def check_token(parsed: argparse.Namespace) -> None:
+    """Find out that nothing can be pushed before anything is paid for."""
+    if parsed.push_to_hub:
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise OptionError("--push-to-hub needs a token: `hf auth login`, or set HF_TOKEN")
 
 
 def check_output(folder: Path) -> None:
@@ -179,7 +192,20 @@ def write_output(
         title=Path(parsed.input or "Demo").stem,
         **reading,
     )
-    return summary
+    return {**summary, "reasons": commonest_reasons(dataset, prefix)}
+
+
+def commonest_reasons(dataset: Any, prefix: str) -> dict[str, tuple[str, int]]:
+    """For each status the reason that is told most often, and how often."""
+    from hf_regioncap.card import named_splits
+
+    told: dict[str, Counter[str]] = {}
+    names = [f"{prefix}answer_status", f"{prefix}answer_error"]
+    for split in named_splits(dataset).values():
+        for row in split.select_columns(names):
+            if row[names[1]]:
+                told.setdefault(row[names[0]], Counter())[row[names[1]]] += 1
+    return {status: counts.most_common(1)[0] for status, counts in told.items()}
 
 
 def source_of(parsed: argparse.Namespace) -> str | None:
@@ -220,6 +246,8 @@ def print_summary(
     print(f"\n{summary['rows']:,} rows, {summary['captions']:,} captions")
     for status, count in sorted(statuses.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>7,}  {status}")
+    for status, (reason, count) in summary["reasons"].items():
+        print(f"{status}: {reason}" + (f" ({count:,} times)" if count > 1 else ""))
     if progress is not None:
         print(
             f"requests: {progress.requests:,} sent, {progress.from_store:,} from the answer store"
@@ -271,6 +299,7 @@ def work(parsed: argparse.Namespace, options: dict[str, Any], arguments: list[st
 
     folder = Path(parsed.output)
     check_output(folder)
+    check_token(parsed)
     price = read_price(parsed.price)
     bounds = {"max_requests": parsed.max_requests, "max_cost": parsed.max_cost, "price": price}
     seen: list[Any] = []
@@ -289,7 +318,9 @@ def work(parsed: argparse.Namespace, options: dict[str, Any], arguments: list[st
         captioned = caption_dataset(dataset, on_progress=remember, **bounds, **options)
     summary = write_output(captioned, folder, parsed, options)
     failed = print_summary(summary, seen[0] if seen else None, folder, arguments, parsed.demo)
-    if parsed.push_to_hub:
+    if parsed.push_to_hub and not summary["captions"]:
+        print("not pushed: there is no caption")
+    elif parsed.push_to_hub:
         print(f"pushed:   {push(captioned, parsed, options)}")
     return 1 if failed else 0
 

@@ -321,6 +321,19 @@ def test_a_refusal_sets_a_rate() -> None:
     assert gate.wait(0.1) == pytest.approx(0.2, abs=0.01)
 
 
+def test_the_rate_does_not_climb_far_beyond_what_is_sent() -> None:
+    gate = Gate()
+    gate.wait(0.0)
+    gate.refused(0.1, 0.0)
+    assert gate.rate(1000.0) == 20.0  # nobody has asked for more
+    now, sent = 1000.0, 0
+    while now < 1010:
+        wait = gate.wait(now)
+        sent += not wait
+        now += wait
+    assert sent > 500  # and who does gets more, the sooner the more is sent
+
+
 def test_nothing_but_refusals_holds_everybody_for_ever_longer() -> None:
     gate, now, holds = Gate(), 0.0, []
     for _ in range(14):

@@ -32,7 +32,7 @@ from hf_regioncap.store import AnswerStore
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 ROUNDS = 50 if os.environ.get("HF_REGIONCAP_LONG") else 4
-ROWS = 90
+ROWS = 60
 CONCURRENCY = 4
 
 
@@ -117,7 +117,7 @@ class Stage:
 
     def finish(self, name: str = "run", **more: Any) -> list[dict[str, Any]]:
         """Run to the end; the rows that came of it."""
-        status = self.runner.wait(self.run(name, **more))
+        status = self.runner.wait(self.run(name, quick=True, **more))
         assert status == 0, self.log
         return self.output(name)
 
@@ -166,7 +166,7 @@ def keys(make_dataset: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: Any) -> Iterator[tuple[EndpointProcess, Path]]:
     ledger = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
-    with EndpointProcess("--latency", "lognormal:0.03:0.6", "--ledger", str(ledger)) as endpoint:
+    with EndpointProcess("--latency", "lognormal:0.02:0.6", "--ledger", str(ledger)) as endpoint:
         yield endpoint, ledger
 
 
@@ -241,7 +241,7 @@ def test_a_store_that_commits_late_would_be_found_out(
     """The test above is able to fail."""
     stage = make_stage(late=True)
     pid = stage.run()
-    stage.wait_for_answers(45)
+    stage.wait_for_answers(40)
     os.killpg(pid, signal.SIGKILL)
     stage.runner.wait(pid)
     settle(stage.endpoint)
@@ -261,11 +261,11 @@ def test_workers_whose_parent_is_killed_stop_asking(make_stage: Callable[..., St
         stage.runner.wait(pid)
         settle(stage.endpoint)
         count = stage.endpoint.stats()["count"]
-        time.sleep(1.0)
+        time.sleep(0.5)
         settle(stage.endpoint)
         assert stage.endpoint.stats()["count"] <= count + 2 * CONCURRENCY
         count = stage.endpoint.stats()["count"]
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert stage.endpoint.stats()["count"] == count
         before = stage.ledger
         assert len(before) < ROWS
@@ -383,7 +383,7 @@ def test_a_disk_that_fills_up_on_the_way(
     make_stage: Callable[..., Stage], expected: list[dict[str, Any]], keys: list[str]
 ) -> None:
     stage = make_stage()
-    pid = stage.run(file_limit=150_000)
+    pid = stage.run(file_limit=120_000)
     assert stage.runner.wait(pid) == 3
     assert "StoreError: the answer store" in stage.log
     assert "cannot be used" in stage.log

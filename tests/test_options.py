@@ -160,12 +160,17 @@ def test_texts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["image_root", "answer_store"])
-def test_paths(name: str) -> None:
-    for value in ("a/b", Path("a/b"), None):
+def test_paths(name: str, tmp_path: Path) -> None:
+    for value in (str(tmp_path), tmp_path, None):
         assert getattr(read_options({name: value}), name) == value
     for wrong in (5, b"a/b", ["a/b"]):
         with pytest.raises(OptionError, match=name):
             read_options({name: wrong})
+
+
+def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"image_root must be a folder, got .*missing"):
+        read_options({"image_root": tmp_path / "missing"})
 
 
 @pytest.mark.parametrize("name", ["image_column", "bbox_column", "model", "column_prefix"])

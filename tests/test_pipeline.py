@@ -272,13 +272,13 @@ def test_the_progress_tells_what_was_spent(make_dataset: Any) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("filled", [0, 5, 14])
+@pytest.mark.parametrize("filled", [0, 4, 10])
 def test_an_estimate_is_what_is_then_sent(
     view: str, filled: int, make_dataset: Any, endpoint: Endpoint
 ) -> None:
-    plain = make_dataset(10, regions=3)
+    plain = make_dataset(6, regions=3)
     dataset = concatenate_datasets(
-        [plain, plain.select([2, 2, 7]), make_dataset(2, regions=0, start=70)]
+        [plain, plain.select([2, 2, 5]), make_dataset(2, regions=0, start=70)]
     )
     dataset = concatenate_datasets([dataset, dataset.select([0])])
     options: dict[str, Any] = {"base_url": endpoint.base_url, "view": view, "propose": None}
@@ -287,11 +287,11 @@ def test_an_estimate_is_what_is_then_sent(
     endpoint.reset()
     seen = estimate(dataset, **options)
     assert endpoint.count == 0
-    assert seen.rows == 16
-    assert seen.regions == 3 * 14
+    assert seen.rows == 12
+    assert seen.regions == 3 * 10
     caption_dataset(dataset, **options)
     assert endpoint.count == seen.requests
-    assert seen.requests == (10 - min(filled, 10)) * (1 if view == "overlay" else 3)
+    assert seen.requests == (6 - min(filled, 6)) * (1 if view == "overlay" else 3)
     assert estimate(dataset, **options).requests == 0
 
 
@@ -373,7 +373,7 @@ def test_max_cost_is_never_exceeded_and_used_as_far_as_it_goes(
         spent = (prompt * price[0] + said * price[1]) / 1e6
         assert most - 0.005 < spent <= most  # the rest has no room for another worst case
         assert Counter(captioned["answer_status"])["skipped_budget"] > 10
-        assert endpoint.max_in_flight >= 4
+        assert endpoint.max_in_flight >= (4 if latency else 1)
 
 
 def test_a_budget_counts_what_is_not_told_at_its_worst(make_dataset: Any) -> None:

@@ -209,7 +209,7 @@ def test_whatever_happens_in_whatever_order(world: World) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=40 if LONG else 5,
+            max_examples=40 if LONG else 4,
             stateful_step_count=15 if LONG else 10,
             deadline=None,
             database=None,

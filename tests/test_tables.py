@@ -215,10 +215,17 @@ def added(names: list[str]) -> Any:
 
 def test_a_table_comes_back_with_its_features() -> None:
     (rows,) = seen(dataset(), batched=True)
-    columns = {"prompt": pa.array(["?", None], pa.string())}
-    table = Rows(rows, "image").append(columns, added(["prompt"]))
-    assert table.column_names == [*FEATURES, "prompt"]
-    assert Features.from_arrow_schema(table.schema) == {**FEATURES, "prompt": Value("string")}
+    columns = {
+        "prompt": pa.array(["?", None], pa.string()),
+        "image_with_bbox": image_array([b"jpeg", None]),
+    }
+    table = Rows(rows, "image").append(columns, added(list(columns)))
+    assert table.column_names == [*FEATURES, "prompt", "image_with_bbox"]
+    assert Features.from_arrow_schema(table.schema) == {
+        **FEATURES,
+        "prompt": Value("string"),
+        "image_with_bbox": Image(),
+    }
     for name in FEATURES:
         assert table.column(name).equals(rows.pa_table.column(name))
     assert table.column("prompt").to_pylist() == ["?", None]
