@@ -151,7 +151,7 @@ class Line:
 
         if self._client is None:
             self._client = _new_client(self.endpoint)
-        options: Any = {"params": dict(self.endpoint.query), "follow_redirects": False}
+        options: Any = {"follow_redirects": False}
         try:
             url = self.endpoint.url + path  # whole: joining it to the client's takes longer
             if body is None:
@@ -621,7 +621,7 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
 def _guarded(endpoint: Endpoint, inner: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
     import httpx2
 
-    own = httpx2.Headers(_own_headers(endpoint)).raw
+    own, query = httpx2.Headers(_own_headers(endpoint)).raw, dict(endpoint.query)
     set_by_user = {name.lower() for name, _ in own}
     names = {name.encode() for name in _KEPT_HEADERS[endpoint.is_openai]} - set_by_user
 
@@ -636,9 +636,16 @@ def _guarded(endpoint: Endpoint, inner: httpx2.AsyncBaseTransport) -> httpx2.Asy
         """
 
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            request.headers = httpx2.Headers([*_kept(request.headers.raw), *own])
+            # The client logs the address of its own request: a query that holds a key is not in it.
+            sent = httpx2.Request(
+                request.method,
+                request.url.copy_merge_params(query) if query else request.url,
+                headers=[*_kept(request.headers.raw), *own],
+                stream=request.stream,
+                extensions=request.extensions,
+            )
             async with asyncio.timeout(endpoint.timeout):
-                response = await inner.handle_async_request(request)
+                response = await inner.handle_async_request(sent)
                 try:
                     content = await _read(response)
                 finally:

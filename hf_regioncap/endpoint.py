@@ -34,8 +34,9 @@ class Endpoint:
 
     @property
     def secrets(self) -> list[str]:
-        """What must not be kept or told: the key, and headers that look like one."""
-        values = [value for name, value in self.headers if _SECRET.search(name)]
+        """What must not be kept or told: the key, and what else is sent that looks like one."""
+        given = (*self.headers, *self.query)
+        values = [str(value) for name, value in given if _SECRET.search(name)]
         values += [value.rpartition(" ")[2] for value in values]  # without "Bearer"
         return [value for value in (self.key, *values) if value and len(value) >= 8]
 

@@ -30,8 +30,6 @@ from hf_regioncap.store import AnswerStore
 
 for _name in ("openai", "httpx2", "hf_regioncap.client", "PIL.JpegImagePlugin"):
     importlib.import_module(_name)
-datasets.disable_caching()
-datasets.disable_progress_bars()
 
 
 def note(path: str, numbers: list[int]) -> None:
@@ -103,6 +101,8 @@ def be_a_child(job: dict[str, Any]) -> int:
 
 
 def main() -> int:
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
     print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)

@@ -298,7 +298,7 @@ def test_eight_rows_that_are_rejected_after_a_success_are_only_these_rows(
 ) -> None:
     with Endpoint([None, *["http_422"] * 12]) as endpoint:
         captioned = caption_dataset(make_dataset(14), base_url=endpoint.base_url, concurrency=1)
-    assert captioned["answer_status"] == ["ok", *["api_error"] * 12, "ok"]
+    assert Counter(captioned["answer_status"]) == {"ok": 2, "api_error": 12}
 
 
 def test_a_key_that_is_revoked_on_the_way(make_dataset: Any) -> None:

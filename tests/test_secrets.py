@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from endpoint import Endpoint, Fault, Request, completion, completion_reply, error_reply
 
-from hf_regioncap import add_region_captions, caption_dataset
+from hf_regioncap import add_region_captions, caption_dataset, client
 from hf_regioncap.endpoint import resolve_endpoint
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.options import OPENAI_URL, Options
@@ -24,6 +26,7 @@ from hf_regioncap.store import AnswerStore
 
 KEY = "sk-canary-KEYKEYKEY-0123456789abcdef"
 HEADER = "canary-HEADERHEADER-0123456789abcdef"
+QUERY = "canary-QUERYQUERY-0123456789abcdef"
 
 # Which key goes where
 
@@ -64,6 +67,7 @@ def test_the_key_that_goes_to_an_endpoint(
         ({"base_url": OTHER}, {"OPENAI_API_KEY": KEY}, "api_key_env: which variable"),
         ({"base_url": OTHER}, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": OWN}, "api.example.com"),
         ({"base_url": "https://api.openai.com.example.com"}, {"OPENAI_API_KEY": KEY}, "which"),
+        ({"base_url": "http://api.openai.com/v1"}, {"OPENAI_API_KEY": KEY}, "https://"),
         ({"api_key_env": "MINE"}, {"OPENAI_API_KEY": KEY}, "'MINE' is not set"),
         ({"api_key_env": "MINE"}, {"MINE": KEY + "\nX-Evil: 1"}, "characters"),
         ({}, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "ftp://x"}, "base_url must be"),
@@ -108,14 +112,6 @@ def as_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 @pytest.mark.parametrize(
     ("options", "sent"),
     [
-        (
-            {"base_url": "http://api.openai.com/v1"},
-            {
-                "authorization": f"Bearer {KEY}",
-                "openai-organization": "org-canary",
-                "openai-project": "proj-canary",
-            },
-        ),
         ({"base_url": "http://api.example.com/v1", "api_key_env": ""}, {}),
         ({"base_url": "http://openai.com/v1", "api_key_env": ""}, {}),
         (
@@ -145,6 +141,29 @@ def test_what_leaves_for_a_host(
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("url", [OPENAI_URL, "https://api.openai.com.example.com/v1"])
+def test_organisation_and_project_leave_for_openai_only(url: str) -> None:
+    class Wire(httpx2.AsyncBaseTransport):
+        """The end of the line in place of the network, which no test may use."""
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            self.sent = dict(request.headers)
+            return httpx2.Response(200, stream=httpx2.ByteStream(b"{}"))
+
+    async def send() -> None:
+        line = client.Line(where)
+        line._client = client._new_client(where)
+        line._client._client._transport = client._guarded(where, wire)
+        assert (await line.post(b"{}")).status == 200
+
+    wire, where = Wire(), resolve_endpoint(Options(base_url=url, api_key_env="OPENAI_API_KEY"))
+    asyncio.run(send())
+    own = {"openai-organization": "org-canary", "openai-project": "proj-canary"}
+    sent = {name: value for name, value in wire.sent.items() if "canary" in value}
+    assert sent == {"authorization": f"Bearer {KEY}"} | (own if url == OPENAI_URL else {})
+
+
+@pytest.mark.usefixtures("environment")
 def test_nothing_leaves_for_loopback_and_no_proxy_is_asked(
     make_dataset: Any, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +183,8 @@ def test_nothing_leaves_for_loopback_and_no_proxy_is_asked(
 
 def echo(request: Request, code: int) -> Any:
     """Quotes the headers that it got, as some gateways do."""
-    words = f"You sent {request.headers.get('authorization')} and {request.headers.get('x-auth')}"
+    sent = request.headers
+    words = f"You sent {sent.get('authorization')}, {sent.get('x-auth')} and {request.query}"
     if code == 1:
         return completion_reply(completion(request, words))
     return error_reply(code, words, error_code=words)
@@ -183,8 +203,10 @@ from hf_regioncap.endpoint import resolve_endpoint
 from hf_regioncap.options import Options
 from hf_regioncap.recipe import make_recipe
 
-def run(folder, secret, url, more):
-    options = dict(base_url=url, api_key_env="CANARY", extra_headers={"X-Auth": secret}, **more)
+def run(folder, secrets, url, more):
+    header, query = secrets
+    options = dict(base_url=url, api_key_env="CANARY", extra_headers={"X-Auth": header}, **more)
+    options["extra_query"] = {"api-key": query, "version": "1"}
     rows = datasets.load_from_disk(folder + "/rows")
     kept = {"estimate": str(estimate(rows, **options)), "recipe": make_recipe(**options)}
     found = resolve_endpoint(Options(**options))
@@ -252,7 +274,7 @@ def ran(make_dataset: Any, tmp_path_factory: Any) -> dict[str, tuple[Path, Endpo
             folder, endpoint = tmp_path_factory.mktemp("case"), Endpoint(behaviour)
             done[case] = folder, stack.enter_context(endpoint)
             make_dataset(3).save_to_disk(folder / "rows")
-            cases.append([str(folder), HEADER, endpoint.base_url, more])
+            cases.append([str(folder), [HEADER, QUERY], endpoint.base_url, more])
         subprocess.run(
             [sys.executable, "-c", RUN],
             input=json.dumps(cases),
@@ -273,10 +295,16 @@ def test_no_canary_is_kept_or_told(case: str, ran: dict[str, tuple[Path, Endpoin
     for request in endpoint.requests:  # both did leave for where they belong
         assert request.headers["authorization"] == f"Bearer {KEY}"
         assert request.headers["x-auth"] == HEADER
+        assert request.query == f"api-key={QUERY}&version=1"
         assert not {"openai-organization", "openai-project", "x-custom"} & set(request.headers)
     assert endpoint.count >= 1
     assert "DEBUG:openai" in told
-    for secret in (KEY, HEADER, *(v for k, v in ENVIRONMENT.items() if k != "OPENAI_API_KEY")):
+    for secret in (
+        KEY,
+        HEADER,
+        QUERY,
+        *(v for k, v in ENVIRONMENT.items() if k != "OPENAI_API_KEY"),
+    ):
         assert whoever_holds(secret, folder) == []
     image = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF")[:12].decode()
     assert image not in told  # nor are pictures logged
