@@ -801,6 +801,7 @@ def test_numbers_of_24_boxes_do_not_cover_one_another(visit: Any, tmp_path: Path
     boxes = [[12.0 * (k % 6) * 4 + 5, 12.0 * (k // 6) * 4 + 5, 44.0, 44.0] for k in range(24)]
     example = row(CAT, ["a patch"] * 24) | {"region_boxes": boxes, "label": None}
     seen = visit(written([example | {"box_status": ["ok"] * 24}], tmp_path))
+    seen.page.locator(".tag").nth(23).wait_for()  # photos are put in after the page has opened
     tags = seen.page.locator(".tag").evaluate_all(
         """nodes => nodes.map(n => { const r = n.getBoundingClientRect();
         return [r.left, r.top, r.right, r.bottom]; })"""

@@ -133,7 +133,7 @@ def test_leaving_early_begins_nothing_more() -> None:
     for thread in threads:
         thread.join(30)
     assert len(begun) <= 5 + 1
-    assert len(drawn) <= len(begun) + 2
+    assert len(drawn) <= len(begun) + 4 + 1  # what was taken from the items waits for room
 
 
 def test_then_hands_errors_on() -> None:
