@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
@@ -145,7 +145,7 @@ class Options:
     """`"json_schema"`, `"json_object"`, `"text"`; None: the best that the endpoint takes"""
     token_parameter: str | None = None
     """`"max_tokens"` or `"max_completion_tokens"`; None: what the endpoint takes"""
-    extra_headers: Mapping[str, str] | None = None
+    extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
     """further request headers"""
     extra_query: Mapping[str, Any] | None = None
     """further query parameters of the request's address"""
@@ -345,11 +345,11 @@ def option_docs() -> dict[str, str]:
     body = ast.parse(inspect.getsource(Options)).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(field.target, ast.Name)
+    for line, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(line.target, ast.Name)
             assert isinstance(text.value, ast.Constant)
-            docs[field.target.id] = str(text.value.value)
+            docs[line.target.id] = str(text.value.value)
     return docs
 
 
