@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import os
 import random
 import sys
@@ -72,7 +73,7 @@ class Line:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.gate = Gate()
+        self.gate = Gate(near=is_loopback(endpoint.host))
         self.slots = asyncio.Semaphore(endpoint.concurrency)
         self._client: openai.AsyncOpenAI | None = None
         self._dialects: dict[tuple[str, wire.Dialect], wire.Dialect] = {}
@@ -204,6 +205,8 @@ class Run:
         self._saving: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._home = _home()
+        import openai  # noqa: F401  # beside threads that draw it would take half as long again
+
         if store is not None:
             store.open()
 
@@ -600,27 +603,40 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     import httpx2
     import openai
 
-    secure = endpoint.url.startswith("https:")
-    scheme = "https" if secure else "http"
-    direct = is_loopback(endpoint.host) or proxy_bypass(endpoint.host)
-    most = endpoint.concurrency
-    inner = httpx2.AsyncHTTPTransport(
-        verify=httpx2.create_ssl_context() if secure else False,
-        limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-        proxy=None if direct else getproxies().get(scheme),
-    )
+    transport = _guarded(endpoint, _connections(endpoint))
     return openai.AsyncOpenAI(
         api_key="unused",  # the transport decides what is sent, see _Guard
         base_url=endpoint.url,
         max_retries=0,
         timeout=None,  # the transport has one for all of an attempt
-        http_client=httpx2.AsyncClient(transport=_guarded(endpoint, inner), trust_env=False),
+        http_client=httpx2.AsyncClient(transport=transport, trust_env=False),
     )
 
 
-def _guarded(endpoint: Endpoint, inner: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
+def _connections(endpoint: Endpoint) -> Callable[[], httpx2.AsyncHTTPTransport]:
+    """What makes transports of one connection each.
+
+    A shared pool looks at every idle connection, by system calls, with every request and answer:
+    at 128 in flight that took a third of the loop's time.
+    """
     import httpx2
 
+    secure = endpoint.url.startswith("https:")
+    direct = is_loopback(endpoint.host) or proxy_bypass(endpoint.host)
+    return functools.partial(
+        httpx2.AsyncHTTPTransport,
+        verify=httpx2.create_ssl_context() if secure else False,
+        limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
+        proxy=None if direct else getproxies().get("https" if secure else "http"),
+    )
+
+
+def _guarded(
+    endpoint: Endpoint, connect: Callable[[], httpx2.AsyncBaseTransport]
+) -> httpx2.AsyncBaseTransport:
+    import httpx2
+
+    idle: list[httpx2.AsyncBaseTransport] = []  # the last used first: it is the least likely closed
     own, query = httpx2.Headers(_own_headers(endpoint)).raw, dict(endpoint.query)
     set_by_user = {name.lower() for name, _ in own}
     names = {name.encode() for name in _KEPT_HEADERS[endpoint.is_openai]} - set_by_user
@@ -644,18 +660,23 @@ def _guarded(endpoint: Endpoint, inner: httpx2.AsyncBaseTransport) -> httpx2.Asy
                 stream=request.stream,
                 extensions=request.extensions,
             )
-            async with asyncio.timeout(endpoint.timeout):
-                response = await inner.handle_async_request(sent)
-                try:
-                    content = await _read(response)
-                finally:
-                    await response.aclose()
+            inner = idle.pop() if idle else connect()
+            try:
+                async with asyncio.timeout(endpoint.timeout):
+                    response = await inner.handle_async_request(sent)
+                    try:
+                        content = await _read(response)
+                    finally:
+                        await response.aclose()
+            finally:
+                idle.append(inner)
             return httpx2.Response(
                 response.status_code, headers=response.headers, content=content, request=request
             )
 
         async def aclose(self) -> None:
-            await inner.aclose()
+            while idle:
+                await idle.pop().aclose()
 
     return _Guard()
 

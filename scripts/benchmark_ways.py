@@ -126,12 +126,16 @@ def coroutines(path: Path, rows: int, base_url: str, concurrency: int, batch_siz
 
 
 def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int) -> None:
-    """As the seed does: files in, all pictures first, then all requests, JSON lines out."""
-    import json
-    from concurrent.futures import ThreadPoolExecutor
+    """As the seed's program does: files in, all pictures first, then all requests, lines out.
 
+    Its calls of OpenCV, one by one, and its way to ask; without what its package imports besides.
+    """
+    import base64
+    import json
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    import cv2
     import openai
-    from PIL import Image
 
     client = openai.OpenAI(base_url=base_url, api_key="none")
     files = path.with_name(path.name + "-files")
@@ -141,22 +145,46 @@ def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int
     marked = []
     for number, line in enumerate(lines):
         row = json.loads(line)
-        picture = drawn(Image.open(files / row["image"]).convert("RGB"), row["bbox"])
-        place = output / f"{number}_bbox_vis.jpg"
-        picture.save(place, quality=90)
-        marked.append({**row, "image_with_bbox": str(place)})
+        photo = str(files / row["image"])
+        height, width = cv2.imread(photo).shape[:2]
+        boxes = row["bbox"][:10]
+        corners = [
+            [x / width, y / height, (x + w) / width, (y + h) / height] for x, y, w, h in boxes
+        ]
+        place = str(output / f"{number}_bbox_vis.jpg")
+        cv2.imwrite(place, darkened_and_drawn(photo, boxes))  # in OpenCV's quality, 95
+        marked.append({**row, "normalized_bbox": corners, "image_with_bbox": place})
 
     def one(row: dict[str, Any]) -> str | None:
-        jpeg = Path(row["image_with_bbox"]).read_bytes()
-        done = client.chat.completions.create(**request(jpeg, row["bbox"]))
+        content = base64.b64encode(Path(row["image_with_bbox"]).read_bytes()).decode()
+        done = client.chat.completions.create(**asked(content, row["bbox"]))
         text: str | None = done.choices[0].message.content
         return text
 
     with ThreadPoolExecutor(concurrency) as pool:
-        answers = list(pool.map(one, marked))
+        begun = {pool.submit(one, row): row for row in marked}
+        for done in as_completed(begun):
+            begun[done]["answer"] = done.result()
     with (output / "result.jsonl").open("w") as result:
-        for row, answer in zip(marked, answers, strict=True):
-            result.write(json.dumps({**row, "answer": answer}) + "\n")
+        result.writelines(json.dumps(row) + "\n" for row in marked)
+
+
+def darkened_and_drawn(photo: str, boxes: list[list[float]]) -> Any:
+    import cv2
+    import numpy as np
+
+    picture = cv2.imread(photo)
+    picture = cv2.addWeighted(picture, 0.8, np.zeros_like(picture), 0.2, 0)
+    font, size, weight = cv2.FONT_HERSHEY_SIMPLEX, 0.65, 2
+    for number, box in enumerate(boxes, 1):
+        x, y, width, height = map(int, box)
+        cv2.rectangle(picture, (x, y), (x + width, y + height), (0, 255, 0), 2)
+        (across, up), below = cv2.getTextSize(str(number), font, size, weight)
+        left, base = x + 4, y + 20
+        plate = (left, base - up - below), (left + across, base + below)
+        cv2.rectangle(picture, *plate, (0, 0, 0), -1)
+        cv2.putText(picture, str(number), (left, base), font, size, (255, 255, 255), weight)
+    return picture
 
 
 # What the ways without the library have in common
@@ -191,11 +219,13 @@ def encoded(picture: Any) -> bytes:
 def request(jpeg: bytes, boxes: list[list[float]]) -> dict[str, Any]:
     import base64
 
-    url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    text = PROMPT.format(min(len(boxes), 10))
+    return asked(base64.b64encode(jpeg).decode(), boxes)
+
+
+def asked(jpeg_base64: str, boxes: list[list[float]]) -> dict[str, Any]:
     content = [
-        {"type": "text", "text": text},
-        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": PROMPT.format(min(len(boxes), 10))},
+        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg_base64}"}},
     ]
     messages = [{"role": "user", "content": content}]
     return {"model": "stand-in", "messages": messages, "temperature": 0, "max_tokens": 2048}

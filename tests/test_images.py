@@ -386,7 +386,7 @@ def test_postscript_is_never_run() -> None:
         ({"bytes": 5, "path": None}, "image_unsupported"),
         (object(), "image_unsupported"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: repr(value).partition(" at 0x")[0][:30],
 )
 def test_values_that_are_no_image(value: Any, status: str) -> None:
     picture = open_picture(value)

@@ -153,7 +153,7 @@ def test_organisation_and_project_leave_for_openai_only(url: str) -> None:
     async def send() -> None:
         line = client.Line(where)
         line._client = client._new_client(where)
-        line._client._client._transport = client._guarded(where, wire)
+        line._client._client._transport = client._guarded(where, lambda: wire)
         assert (await line.post(b"{}")).status == 200
 
     wire, where = Wire(), resolve_endpoint(Options(base_url=url, api_key_env="OPENAI_API_KEY"))
