@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         RegionCaptionError,
         StoreError,
     )
+    from hf_regioncap.estimates import estimate
     from hf_regioncap.exports import explode_regions
     from hf_regioncap.gallery import show, write_gallery
-    from hf_regioncap.pipeline import caption_dataset, estimate, retry_failed
+    from hf_regioncap.pipeline import caption_dataset, retry_failed
     from hf_regioncap.publishing import publish, write_dataset
     from hf_regioncap.recipe import make_recipe
     from hf_regioncap.review import apply_review
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "apply_review": "review",
     "caption_dataset": "pipeline",
-    "estimate": "pipeline",
+    "estimate": "estimates",
     "explode_regions": "exports",
     "make_recipe": "recipe",
     "publish": "publishing",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from hf_regioncap.wire import writable
+
 COLONS = (":", "：")
 MOST_MARKS = 5_000  # marks or JSON values; what comes after so many is not read
 
@@ -54,14 +56,12 @@ _PACKAGING = re.compile(
 
 def clean(answer: str) -> str:
     """Drop what is no part of the answer: lone surrogates, thinking, fences, special tokens."""
-    text = without_lone_surrogates(answer).replace("\r\n", "\n").replace("\r", "\n")
+    text = writable(answer).replace("\r\n", "\n").replace("\r", "\n")
     text = _after_thinking(text)
     return _ESCAPED_MARK.sub(r"<\1>", _PACKAGING.sub("", text)).strip()
 
 
-def without_lone_surrogates(text: str) -> str:
-    """Replace surrogates that have no partner: no such text can be stored."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+without_lone_surrogates = writable  # the name by which loose_json.py knows it
 
 
 def _after_thinking(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import Any
 
 from hf_regioncap import wire
 from hf_regioncap.captioning import open_store
+from hf_regioncap.endpoint import find_address, is_openai
 from hf_regioncap.errors import OptionError
-from hf_regioncap.options import Options, read_options
-from hf_regioncap.pipeline import asks_to_send
+from hf_regioncap.estimates import asks_to_send
+from hf_regioncap.options import read_options
 from hf_regioncap.store import StoredAnswer
 
 #: OpenAI's limits for one file: 200 MB and 50,000 requests.
@@ -49,7 +51,8 @@ def export_requests(
     """Write the requests that captioning a dataset would send now, to `requests-00001.jsonl` ….
 
     What the store can answer is left out, so after an import the next export holds only what is
-    still missing: failed and expired requests, and questions for missing regions.
+    still missing: failed and expired requests, and questions for missing regions. An earlier export
+    in the folder is replaced when the new one is complete.
 
     >>> from PIL import Image
     >>> from datasets import Dataset
@@ -62,20 +65,23 @@ def export_requests(
     checked = read_options(options)
     if checked.answer_store is None:
         raise OptionError("answer_store must not be None: results come back through the store")
-    files = _Files(Path(folder), max_file_bytes, max_file_lines)
-    dialect = _dialect(checked)
-    for key, ask in asks_to_send(dataset, checked):
-        body = wire.build_body(ask.question, dialect, ask.token_limit)
-        # Put together as bytes: a JSON encoder would look at each character of each image.
-        head = json.dumps({"custom_id": key, "method": "POST", "url": _URL})[:-1].encode()
-        files.write(head + b', "body": ' + body + b"}\n")
-    return Exported(files.close(), files.requests)
-
-
-def _dialect(options: Options) -> wire.Dialect:
-    return wire.Dialect(
-        form=options.answer_form or "json_schema", tokens=options.token_parameter or "max_tokens"
-    )
+    dialect = wire.first_dialect(checked, is_openai=is_openai(find_address(checked)))
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as unfinished:
+        files = _Files(Path(unfinished), max_file_bytes, max_file_lines)
+        try:
+            for key, ask in asks_to_send(dataset, checked):
+                body = wire.build_body(ask.question, dialect, ask.token_limit)
+                # Put together as bytes: a JSON encoder would look at each character of an image.
+                head = json.dumps({"custom_id": key, "method": "POST", "url": _URL})[:-1].encode()
+                files.write(head + b', "body": ' + body + b"}\n")
+        finally:
+            files.close()
+        for stale in place.glob("requests-*.jsonl"):
+            stale.unlink()  # of an earlier export: they would be asked, and paid, again
+        written = tuple(path.replace(place / path.name) for path in files.paths)
+    return Exported(written, files.requests)
 
 
 class _Files:
@@ -83,12 +89,9 @@ class _Files:
 
     def __init__(self, folder: Path, max_bytes: int, max_lines: int) -> None:
         self._folder, self._max_bytes, self._max_lines = folder, max_bytes, max_lines
-        self._paths: list[Path] = []
+        self.paths: list[Path] = []
         self._file: Any = None
         self._bytes = self._lines = self.requests = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("requests-*.jsonl"):
-            stale.unlink()  # of an earlier export: they would be asked, and paid, again
 
     def write(self, line: bytes) -> None:
         """Append a line, in the next file where this one is full."""
@@ -106,18 +109,16 @@ class _Files:
         self.requests += 1
 
     def _next(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        path = self._folder / f"requests-{len(self._paths) + 1:05d}.jsonl"
+        self.close()
+        path = self._folder / f"requests-{len(self.paths) + 1:05d}.jsonl"
         self._file = path.open("wb")
-        self._paths.append(path)
+        self.paths.append(path)
         self._bytes = self._lines = 0
 
-    def close(self) -> tuple[Path, ...]:
-        """Finish the last file; all files in order."""
+    def close(self) -> None:
+        """Finish the last file."""
         if self._file is not None:
             self._file.close()
-        return tuple(self._paths)
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,8 @@ def _result(file: str | os.PathLike[str], number: int, line: str) -> dict[str, A
 def _answer(result: dict[str, Any]) -> StoredAnswer | str:
     """The answer to store, or the reason why there is none."""
     response = result.get("response")
-    error = result.get("error")
     if not isinstance(response, dict) or response.get("status_code") != 200:
-        said = error if isinstance(error, dict) else {}
-        code = response.get("status_code") if isinstance(response, dict) else None
-        return wire.redact(str(said.get("code") or said.get("message") or f"status {code}"), (), 80)
+        return wire.redact(_reason(response, result.get("error")), length=200)
     raw = json.dumps(response.get("body"), ensure_ascii=True)
     completion = wire.read_completion(raw)
     return StoredAnswer(
@@ -214,3 +212,22 @@ def _answer(result: dict[str, Any]) -> StoredAnswer | str:
         completion_tokens=completion.completion_tokens,
         created=time.time(),
     )
+
+
+def _reason(response: Any, error: Any) -> str:
+    """Why a request failed: the batch's own code, or the endpoint's words with its status.
+
+    >>> _reason(None, {"code": "batch_expired", "message": "This request could not be executed"})
+    'batch_expired'
+    >>> _reason({"status_code": 400, "body": {"error": {"message": "no such model"}}}, None)
+    'HTTP 400: no such model'
+    """
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code:
+        return code
+    status, body = None, None
+    if isinstance(response, dict):
+        status, body = response.get("status_code"), response.get("body")
+    said = error or body  # vLLM puts the endpoint's error into both
+    words = wire.error_words(json.dumps(said)) if said else "no reason given"
+    return words if status is None else f"HTTP {status}: {words}"

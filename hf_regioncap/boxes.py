@@ -31,23 +31,19 @@ _ENOUGH = 10
 
 
 class Placed(NamedTuple):
-    """Boxes in the upright image: xyxy pixels (N, 4), NaN where one has no place, and statuses."""
+    """Boxes in the upright image, and a status for each.
+
+    `xyxy` are pixels (N, 4), NaN where a box has no place; `xywh` the same as lists, None there.
+    """
 
     xyxy: Boxes
+    xywh: list[list[float] | None]
     status: list[str]
 
     @property
     def used(self) -> Boxes:
         """The used boxes, xyxy pixels (K, 4): region k is row k - 1."""
         return self.xyxy[[status in USED for status in self.status]]
-
-    @property
-    def xywh(self) -> list[list[float] | None]:
-        """One [x, y, w, h] in pixels for each box, None where it has no place."""
-        return [
-            None if math.isnan(x1) else [x1, y1, x2 - x1, y2 - y1]
-            for x1, y1, x2, y2 in self.xyxy.tolist()
-        ]
 
 
 def to_xyxy(boxes: ArrayLike, box_format: str) -> Boxes:
@@ -95,7 +91,8 @@ def place_boxes(
     Statuses, the first that applies: `no_image`, `invalid_value` (not four finite numbers),
     `invalid_order` (negative size, corners reversed), `outside` (wholly beyond the edges),
     `too_small` (a side of 0, or under 1 pixel after clipping), `over_limit` (valid, beyond
-    `max_boxes`); else `clipped` or `ok`, and these two are used.
+    `max_boxes`); else `clipped` or `ok`, and these two are used. Boxes that were given as xywh
+    pixels and are `ok` come back as they were given.
 
     >>> placed = place_boxes([[10, 20, 30, 40], [600, 0, 80, 50], [0, 0, 0, 0], "x"], (640, 480))
     >>> placed.status
@@ -107,21 +104,33 @@ def place_boxes(
     """
     rows = list(boxes)
     if size_wh is None:
-        return Placed(np.full((len(rows), 4), np.nan), ["no_image"] * len(rows))
+        count = len(rows)
+        return Placed(np.full((count, 4), np.nan), [None] * count, ["no_image"] * count)
     given = as_boxes(rows)
     xyxy = to_xyxy(to_pixels(given.clip(-_FAR, _FAR), box_unit, size_wh), box_format)
     width, height = size_wh
     clipped = np.clip(xyxy, 0, [width, height, width, height])
+    as_given = (box_format, box_unit) == ("xywh", "pixel")
     statuses: list[str] = []
+    places: list[list[float] | None] = []
     room = max_boxes
-    for row, (corners, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
-        status = _status(given[row].tolist(), corners, inside, size_wh, box_format)
+    for box, corners, inside in zip(given.tolist(), xyxy.tolist(), clipped.tolist(), strict=True):
+        status = _status(box, corners, inside, size_wh, box_format)
         if status in USED:
+            places.append(box if as_given and status == "ok" else _xywh(inside))
             status = status if room > 0 else "over_limit"
             room -= 1
+        else:
+            places.append(None)
         statuses.append(status)
-    placed = [status in (*USED, "over_limit") for status in statuses]
-    return Placed(np.where(np.reshape(placed, (-1, 1)), clipped, np.nan), statuses)
+    placed = [[place is not None] for place in places]
+    return Placed(np.where(np.reshape(placed, (-1, 1)), clipped, np.nan), places, statuses)
+
+
+def _xywh(xyxy: list[float]) -> list[float]:
+    """Corners to [x, y, w, h] without what float sums leave behind (75.55000000000001)."""
+    x1, y1, x2, y2 = (round(value, 6) for value in xyxy)
+    return [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
 
 
 def as_boxes(rows: Sequence[Any]) -> Boxes:
@@ -198,8 +207,11 @@ def check_fit(
     """Raise where a whole column is in another unit or format than the options say.
 
     `rows` are (boxes, size_wh) pairs. Raised only on strong evidence: at least ten non-zero boxes,
-    of which a fifth or more do not fit what was declared, while every one fits another unit or
-    format; the error names the option to set. Nothing is ever converted on a guess.
+    of which a fifth or more are lost as declared (more than half of each lies outside of its
+    image, or less than a pixel inside), while every one fits another unit or format; or half or
+    more do not fit, if only by reaching out, while every one fits another format. Boxes that
+    clipping saves are no evidence of a unit: pixels of small images all fit permille. The error
+    names the option to set. Nothing is ever converted on a guess.
 
     >>> check_fit([([[0.1, 0.1, 0.2, 0.2]] * 10, (640, 480))], box_format="xywh", box_unit="pixel")
     Traceback (most recent call last):
@@ -210,14 +222,17 @@ def check_fit(
     boxes, sizes = _nonzero(rows)
     if len(boxes) < _ENOUGH:
         return
-    misfits = int((~_fits(boxes, sizes, box_format, box_unit)).sum())
-    if misfits * 5 < len(boxes):
+    fits = _fits(boxes, sizes, box_format, box_unit)
+    lost = ~fits & (_shares_inside(boxes, sizes, box_format, box_unit) < 0.5)
+    misfits, many_lost = int((~fits).sum()), lost.mean() >= 0.2
+    if not many_lost and misfits * 2 < len(boxes):
         return
     declared = {"box_format": box_format, "box_unit": box_unit}
     fitting = [
         other
         for other in _others(box_format, box_unit)
-        if _fits(boxes, sizes, **{**declared, **other}).all()
+        if (many_lost or "box_unit" not in other)
+        and _fits(boxes, sizes, **{**declared, **other}).all()
     ]
     if fitting:
         first, *further = [_words(other) for other in fitting if len(other) == len(fitting[0])]
@@ -255,9 +270,23 @@ def _nonzero(rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]]) -> tu
 
 def _fits(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> NDArray[np.bool_]:
     """Which boxes lie in their images (a hundredth of the side to spare) at a pixel or more."""
-    scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
-    xyxy = to_xyxy(boxes.clip(-_FAR, _FAR) * np.tile(scale, 2), box_format)
+    low, high = _corners(boxes, sizes, box_format, box_unit)
     slack = np.maximum(1.0, sizes / 100)
-    low, high = xyxy[:, :2], xyxy[:, 2:]
     fits = (low >= -slack) & (high <= sizes + slack) & (high - low >= 1 - _NOISE)
     return np.asarray(fits.all(axis=1))
+
+
+def _shares_inside(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> Boxes:
+    """How much of each box's area lies in its image, 0 to 1; 0 where a side there is no pixel."""
+    low, high = _corners(boxes, sizes, box_format, box_unit)
+    inside = np.minimum(high, sizes) - np.maximum(low, 0)
+    usable = inside >= 1 - _NOISE
+    shares = np.where(usable, inside / np.where(usable, high - low, 1), 0)
+    return np.asarray(shares.prod(axis=1))
+
+
+def _corners(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> tuple[Boxes, Boxes]:
+    """The low and the high corners (N, 2) of boxes (N, 4) in pixels of images of these sizes."""
+    scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
+    xyxy = to_xyxy(boxes.clip(-_FAR, _FAR) * np.tile(scale, 2), box_format)
+    return xyxy[:, :2], xyxy[:, 2:]

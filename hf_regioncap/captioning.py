@@ -45,23 +45,14 @@ def open_run(options: Options, budget: Budget | None = None) -> Run:
     """Find endpoint, key and store, with an error for each that cannot be used."""
     from hf_regioncap.client import Run
     from hf_regioncap.endpoint import resolve_endpoint
-    from hf_regioncap.wire import Dialect
+    from hf_regioncap.wire import first_dialect
 
     endpoint = resolve_endpoint(options)
-    fixed = {"response_format"} if options.answer_form else set()
-    fixed |= {"tokens"} if options.token_parameter else set()
-    if "temperature" in options.given and options.temperature:
-        fixed |= {"temperature"}  # a default or zero may be left out, a wish may not
-    dialect = Dialect(
-        form=options.answer_form or "json_schema",
-        tokens=options.token_parameter or "max_tokens",
-        fixed=frozenset(fixed),
-    )
     return Run(
         endpoint,
         store=open_store(options),
         parse=options.parse,
-        dialect=dialect,
+        dialect=first_dialect(options, is_openai=endpoint.is_openai),
         budget=budget,
     )
 
@@ -124,8 +115,9 @@ def retry_rows(
 ) -> Iterator[Row]:
     """Ask again about the rows that failed, in order; the others pass as they are.
 
-    Of a row that has some captions only the missing regions are asked for. `run` is called when
-    the first request is needed: a dataset without failures needs no endpoint.
+    Of a row that has some captions only the missing regions are asked for; one whose picture cannot
+    be read this time stays failed, to be asked another time. `run` is called when the first request
+    is needed: a dataset without failures needs no endpoint.
     """
     opened: list[Run] = []
     opening = threading.Lock()  # rows begin on several threads
@@ -136,6 +128,8 @@ def retry_rows(
             return row
         picture = functools.partial(read_picture, plan, rows, index)
         questions = make_questions(row, plan, rows, index, picture)
+        if not questions:
+            return row
         with opening:
             opened[:] = opened or [run().another()]
         return ask(row, plan, questions, opened[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import os
 import random
@@ -24,7 +25,7 @@ from urllib.request import getproxies, proxy_bypass
 from hf_regioncap import __version__, wire
 from hf_regioncap.dialogue import Ask, Heard, Outcome, Parse, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
-from hf_regioncap.errors import EndpointError, RegionCaptionError
+from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.store import AnswerStore, StoredAnswer
 
@@ -58,9 +59,13 @@ class Reply:
 
 @dataclass
 class Tally:
-    """What a run has spent; `requests` counts everything that was sent."""
+    """What a run has spent; `requests` counts everything that was sent.
+
+    `rejections` are those in a row of the kind that is one row's own, or else the whole run's.
+    """
 
     requests: int = 0
+    rejections: int = 0
     answered: int = 0
     from_store: int = 0
     prompt_tokens: int = 0
@@ -80,8 +85,6 @@ class Line:
         self._probes: dict[str, asyncio.Event] = {}
         self._patience: asyncio.Task[None] | None = None  # the loop itself keeps no task alive
         self._proven: set[str] = set()
-        self.answered_once = False
-        self.rejections = 0
 
     # What the endpoint takes
 
@@ -151,7 +154,7 @@ class Line:
         import openai
 
         if self._client is None:
-            self._client = _new_client(self.endpoint)
+            self._client = _set_up(self.endpoint)
         options: Any = {"follow_redirects": False}
         try:
             url = self.endpoint.url + path  # whole: joining it to the client's takes longer
@@ -196,9 +199,10 @@ class Run:
         self._endpoint = endpoint
         self._store = store
         self._parse = parse
-        self._first = _first_dialect(dialect or wire.Dialect(), endpoint)
+        self._first = dialect or wire.Dialect()
         self._budget = budget
         self._stopped: RegionCaptionError | None = None
+        self._stopping = asyncio.Event()
         self._in_flight = 0
         self._asking: dict[str, asyncio.Future[Heard]] = {}
         self._unsaved: list[tuple[str, StoredAnswer, asyncio.Future[None]]] = []
@@ -234,6 +238,7 @@ class Run:
         """Send nothing more; what is in flight is still heard and kept."""
         if self._stopped is None:
             self._stopped = error
+            self._home.call(self._stopping.set)
 
     def drain(self) -> None:
         """Wait until nothing is in flight any more, each for its timeout at most."""
@@ -307,14 +312,13 @@ class Run:
                 finally:
                     self._in_flight -= 1
             self._check_alive()
-            verdict = _judge(reply, line, dialect)
+            verdict = _judge(reply, self.tally, dialect)
             if isinstance(verdict, wire.Dialect):
                 line.learn(model, self._first, dialect, verdict)
                 line.probe_again(model)
                 continue
             words = self._redacted(ask, reply)
             if verdict == "permanent":
-                line.rejections = 0  # the next run may fare better
                 kept = self._store is not None
                 self.stop(EndpointError(_permanent_words(reply, words, self._endpoint, kept)))
                 continue  # and find at the next turn that the run has stopped
@@ -323,7 +327,12 @@ class Run:
             wait = _backoff(tries, reply)
             if verdict == "row" or tries >= ERROR_TRIES or wait is None:
                 return Heard(status="api_error", reason=_failure_words(words, tries))
-            await asyncio.sleep(wait)
+            await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not on where the run has stopped."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _send(self, line: Line, ask: Ask) -> tuple[Reply | None, wire.Dialect]:
         """Wait for the gate, then send: the only place where a request leaves.
@@ -332,24 +341,26 @@ class Run:
         those in flight. The body is made as late as possible: many rows may wait for a slot.
         """
         await line.may_ask(ask.question.model)
-        while True:
-            self._check_alive()
-            wait = line.gate.wait(time.monotonic())
-            if not wait:
-                break
-            await asyncio.sleep(wait)
-        dialect = line.dialect(ask.question.model, self._first)
-        reserved = await self._reserve(ask)
+        reserved = await self._reserve(ask)  # before the gate: without room nobody waits there
         if reserved is None:
-            return None, dialect
-        self.tally.requests += 1
-        self._in_flight += 1
-        sent_at = time.monotonic()
-        reply = Reply(0)
+            return None, self._first
+        reply, sent_at = Reply(0), None
         try:
+            while wait := line.gate.wait(time.monotonic()):
+                await self._pause(wait)
+                self._check_alive()
+            dialect = line.dialect(ask.question.model, self._first)
+            self.tally.requests += 1
+            self._in_flight += 1
+            sent_at = time.monotonic()
             reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
+        except BaseException:
+            self._in_flight -= sent_at is not None
+            raise
         finally:
-            if self._budget is not None:
+            if self._budget is not None and sent_at is None:
+                self._budget.give_back(reserved)
+            elif self._budget is not None:
                 self._budget.settle(reserved, reply)
         now = time.monotonic()
         if reply.status in (429, 503) and not _out_of_credit(reply):
@@ -365,6 +376,7 @@ class Run:
 
         A request in flight holds its worst case and frees most of it: that is waited for.
         """
+        self._check_alive()
         if self._budget is None:
             return 0.0
         while (reserved := self._budget.take(ask)) is None and self._budget.may_free():
@@ -392,7 +404,7 @@ class Run:
 
     async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
         """Read an answer and put it on disk before anybody sees it."""
-        line.answered_once, line.rejections = True, 0
+        self.tally.rejections = 0
         completion = wire.read_completion(reply.body)
         if reply.failure:
             completion = wire.Completion(problem=reply.failure)
@@ -428,19 +440,29 @@ class Run:
 
     async def _save_all(self) -> None:
         assert self._store is not None
-        while self._unsaved:
-            group, self._unsaved = self._unsaved, []
-            pairs = [(key, answer) for key, answer, _ in group]
-            try:
-                await asyncio.to_thread(self._store.put_many, pairs)
-            except RegionCaptionError as error:
-                self.stop(error)
+        try:
+            while self._unsaved:
+                group, self._unsaved = self._unsaved, []
+                failure = await self._put([(key, answer) for key, answer, _ in group])
                 for _, _, saved in group:
-                    saved.set_exception(error)
-            else:
-                for _, _, saved in group:
-                    saved.set_result(None)
-        self._saving = None
+                    if failure is None:
+                        saved.set_result(None)
+                    else:
+                        saved.set_exception(failure)
+        finally:
+            self._saving = None
+
+    async def _put(self, answers: Sequence[tuple[str, StoredAnswer]]) -> StoreError | None:
+        """Commit answers; what keeps them from being on disk stops the run."""
+        assert self._store is not None
+        try:
+            await asyncio.to_thread(self._store.put_many, answers)
+        except Exception as error:  # no thread to be had, no memory: the rows are waiting
+            if not isinstance(error, StoreError):
+                error = StoreError(f"an answer cannot be kept: {error!r}")
+            self.stop(error)
+            return error
+        return None
 
     def _redacted(self, ask: Ask, reply: Reply) -> str:
         if not reply.status:
@@ -494,6 +516,9 @@ class Budget(Protocol):
     def take(self, ask: Ask) -> float | None:
         """Reserve what a request may cost at most; None where there is no room for it."""
 
+    def give_back(self, reserved: float) -> None:
+        """Undo a reservation of a request that was not sent."""
+
     def settle(self, reserved: float, reply: Reply) -> None:
         """Replace the reservation of a request by what it did cost."""
 
@@ -501,17 +526,10 @@ class Budget(Protocol):
         """Whether a request in flight may cost less than is set aside for it."""
 
 
-def _first_dialect(dialect: wire.Dialect, endpoint: Endpoint) -> wire.Dialect:
-    """What to try first: OpenAI's reasoning models reject `max_tokens`, Ollama knows no other."""
-    if endpoint.is_openai and "tokens" not in dialect.fixed:
-        return replace(dialect, tokens="max_completion_tokens")
-    return dialect
-
-
 # What a reply means
 
 
-def _judge(reply: Reply, line: Line, used: wire.Dialect) -> str | wire.Dialect:
+def _judge(reply: Reply, tally: Tally, used: wire.Dialect) -> str | wire.Dialect:
     """`retry`, `row` (this row only), `permanent`, or the dialect to go on with."""
     status = reply.status
     if status == 0 or status in (408, 409):
@@ -528,8 +546,8 @@ def _judge(reply: Reply, line: Line, used: wire.Dialect) -> str | wire.Dialect:
             return wire.next_dialect(used, parameter) or "permanent"
         if wire.rejects_model(reply.body):
             return "permanent"
-    line.rejections += 1
-    if not line.answered_once and line.rejections >= REJECTIONS:
+    tally.rejections += 1
+    if not tally.answered and tally.rejections >= REJECTIONS:
         return "permanent"
     return "row"
 
@@ -599,6 +617,18 @@ class _BadBody(Exception):
     """A response body that is refused: too long, or compressed though that was not asked for."""
 
 
+def _set_up(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    """A client, or an error that says what of the environment stands in its way."""
+    try:
+        return _new_client(endpoint)
+    except Exception as error:  # its words may quote a proxy's password
+        kind = type(error).__name__
+        raise EndpointError(
+            f"no connection to {endpoint.host} can be set up ({kind}): look at the variables "
+            "HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from None
+
+
 def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     import httpx2
     import openai
@@ -636,7 +666,8 @@ def _guarded(
 ) -> httpx2.AsyncBaseTransport:
     import httpx2
 
-    idle: list[httpx2.AsyncBaseTransport] = []  # the last used first: it is the least likely closed
+    # The last used first, as it is the least likely closed. One at once: it may not be possible.
+    idle = [connect()]
     own, query = httpx2.Headers(_own_headers(endpoint)).raw, dict(endpoint.query)
     set_by_user = {name.lower() for name, _ in own}
     names = {name.encode() for name in _KEPT_HEADERS[endpoint.is_openai]} - set_by_user
@@ -730,6 +761,9 @@ class _Home:
     def start(self, task: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)
 
+    def call(self, what: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(what)
+
     async def at(self, endpoint: Endpoint, ask: Callable[[Line], Awaitable[_T]]) -> _T:
         return await ask(self.line(endpoint))
 
@@ -759,7 +793,8 @@ def _forget_parent() -> None:
 
 
 _abandoned: list[_Home] = []
-os.register_at_fork(after_in_child=_forget_parent)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget_parent)
 
 
 def _orphaned(parent_pid: int) -> bool:

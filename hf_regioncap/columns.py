@@ -15,7 +15,7 @@ import pyarrow as pa
 from hf_regioncap import __version__
 from hf_regioncap.captioning import answer_rows, caption_rows, open_run
 from hf_regioncap.errors import OptionError
-from hf_regioncap.images import read_image_bytes
+from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
 from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
 from hf_regioncap.rows import (
     Plan,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 #: Raised whenever the same input may give other columns than before.
-RECIPE = 1
+RECIPE = 2
 
 BOX_COLUMNS = (
     "type",
@@ -240,9 +240,14 @@ def add_answers(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
 
     def begin(index: int) -> tuple[Row, list[Question]]:
         row = earlier_row(given, plan, index, before)
+
+        def picture() -> Picture:
+            source = read_picture(plan, given, index)
+            row.image_status, row.answer_error = source.status, source.reason
+            return source
+
         if row.image_status != "ok":
             row.answer_error = read_picture(plan, given, index).reason
-        picture = functools.partial(read_picture, plan, given, index)
         return row, make_questions(row, plan, given, index, picture)
 
     work = _drawn(given, begin)
@@ -310,11 +315,19 @@ def earlier_row(given: Rows, plan: Plan, index: int, names: Sequence[str]) -> Ro
     row = Row()
     for name in names:
         value = given.value(plan.options.column_prefix + name, index)
-        value = value.tolist() if hasattr(value, "tolist") else value
         if name == "image_with_bbox":
-            value = read_image_bytes(value)
-        setattr(row, name, value)
+            value = _overlay_bytes(value, plan.options)
+        setattr(row, name, value.tolist() if hasattr(value, "tolist") else value)
     return row
+
+
+def _overlay_bytes(value: Any, options: Options) -> bytes | None:
+    """The overlay's JPEG as stored; encoded again where the row comes decoded, as `ds[0]` does."""
+    data = read_image_bytes(value)
+    if data is None and value is not None:
+        image = open_picture(value, max_pixels=options.max_pixels).image
+        data = encode_jpeg(image, options.quality) if image is not None else None
+    return data
 
 
 def _drawn(given: Rows, begin: Callable[[int], _T]) -> list[_T]:

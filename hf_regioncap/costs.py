@@ -6,12 +6,14 @@ import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from PIL import Image
 
-from hf_regioncap.endpoint import is_loopback
+from hf_regioncap.endpoint import find_address, is_loopback, is_openai
 from hf_regioncap.errors import OptionError
-from hf_regioncap.options import OFFLINE, OPENAI_URL, Options
+from hf_regioncap.options import OFFLINE, Options
+from hf_regioncap.wire import read_completion
 
 if TYPE_CHECKING:
     from hf_regioncap.client import Reply, Tally
@@ -170,9 +172,6 @@ def find_price(options: Options, price: tuple[float, float] | None = None) -> Pr
     >>> find_price(Options(base_url="https://api.example.com/v1")) is None
     True
     """
-    import os
-    from urllib.parse import urlsplit
-
     if price is not None:
         try:
             prompt, completion = (float(value) for value in price)
@@ -184,13 +183,10 @@ def find_price(options: Options, price: tuple[float, float] | None = None) -> Pr
                 f"completion tokens, got {price!r}"
             )
         return Price(prompt, completion)
-    if options.base_url == OFFLINE:
+    url = find_address(options)
+    if url == OFFLINE or is_loopback(urlsplit(url).hostname or ""):
         return Price(0.0, 0.0)
-    url = options.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-    host = urlsplit(url).hostname or ""
-    if is_loopback(host):
-        return Price(0.0, 0.0)
-    return PRICES.get(options.model) if host == urlsplit(OPENAI_URL).hostname else None
+    return PRICES.get(options.model) if is_openai(url) else None
 
 
 # The budget
@@ -227,8 +223,10 @@ class Budget:
 
     @property
     def spent(self) -> float | None:
-        """Dollars spent by the tokens that were reported; None where no price is known."""
+        """Dollars spent; None where it is not known: no price, or answers that told no usage."""
         if self.price is None or self._tally is None:
+            return None
+        if self._tally.unknown_usage and self.price != Price(0.0, 0.0):
             return None
         return self.price.of(self._tally.prompt_tokens, self._tally.completion_tokens)
 
@@ -249,6 +247,12 @@ class Budget:
         self._open += 1
         return reserved
 
+    def give_back(self, reserved: float) -> None:
+        """Undo a reservation of a request that was not sent."""
+        self._requests -= 1
+        self._cost -= reserved
+        self._open -= 1
+
     def may_free(self) -> bool:
         """Whether the cost is what there is no room for, and requests in flight hold some."""
         most_requests, most_cost = self.limits
@@ -263,8 +267,6 @@ class Budget:
         if reply.status >= 300:
             self._cost -= reserved  # turned away: not paid
         elif reply.status == 200:
-            from hf_regioncap.wire import read_completion
-
             said = read_completion(reply.body)
             if said.prompt_tokens is not None and said.completion_tokens is not None:
                 spent = self.price.of(said.prompt_tokens, said.completion_tokens)

@@ -152,11 +152,10 @@ def follow_up(
     outcome = Outcome(question.regions)
     pending = question
     for _ in range(1 + reask):
-        reading, text = yield from _read_until_usable(pending, outcome, parse)
+        reading, texts = yield from _read_until_usable(pending, outcome, parse)
         outcome.captions = {**reading.captions, **outcome.captions}
         outcome.status, outcome.reason = reading.status, reading.reason
-        if text is not None:
-            outcome.texts.append(text)
+        outcome.texts += texts
         if not outcome.missing or not outcome.captions:
             break
         pending = question.only(outcome.missing)
@@ -165,24 +164,37 @@ def follow_up(
 
 def _read_until_usable(
     question: Question, outcome: Outcome, parse: Parse | None
-) -> Generator[Ask, Heard, tuple[Reading, str | None]]:
-    """Repeat one question within the limits of its kind of failure; the last reading counts."""
+) -> Generator[Ask, Heard, tuple[Reading, list[str]]]:
+    """Repeat one question within the limits of its kind of failure; the last status counts.
+
+    Captions of every answer count, a later one for its region instead of an earlier: what stood
+    whole in an answer that was cut has been paid for.
+    """
     tries = {"api_bad_answer": BAD_ANSWER_TRIES, "api_truncated": TRUNCATED_TRIES}
-    captions, text, ask = dict[int, str](), None, Ask(question, question.token_limit)
+    ask = Ask(question, question.token_limit)
+    captions: dict[int, str] = {}
+    said: list[tuple[str, Reading]] = []
     while True:
         heard = yield ask
         outcome.paid[question.key] = heard.paid
         if heard.completion is None:
-            return Reading(heard.status, captions, heard.reason), text
-        text = heard.completion.text or heard.completion.refusal or text
+            return Reading(heard.status, captions, heard.reason), _texts(said)
+        text = heard.completion.text or heard.completion.refusal
         reading = heard.reading or read_answer(heard.completion, question.regions, parse)
-        captions = {**captions, **reading.captions}
+        captions |= reading.captions
+        said += [(text, reading)] if text else []
         tries[reading.status] = tries.get(reading.status, 1) - 1
         if reading.status == "ok" or reading.final or tries[reading.status] <= 0:
-            whole = reading.captions if reading.status == "ok" else captions
-            return Reading(reading.status, whole, reading.reason), text
+            return Reading(reading.status, captions, reading.reason), _texts(said)
         limit = ask.token_limit * (2 if reading.status == "api_truncated" else 1)
         ask = Ask(question, limit, True, heard.paid, heard.failures)
+
+
+def _texts(said: Sequence[tuple[str, Reading]]) -> list[str]:
+    """The last text, and before it those that a caption was kept of."""
+    sources = {region: n for n, (_, reading) in enumerate(said) for region in reading.captions}
+    kept = {*sources.values(), len(said) - 1}
+    return [text for n, (text, _) in enumerate(said) if n in kept]
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_regioncap import wire
-from hf_regioncap.captioning import open_store
+from hf_regioncap import prompts, wire
+from hf_regioncap.captioning import open_store, prepare_row
 from hf_regioncap.costs import find_price
 from hf_regioncap.endpoint import Endpoint, resolve_endpoint
 from hf_regioncap.errors import RegionCaptionError
 from hf_regioncap.flags import add_option_flags, options_from_flags
 from hf_regioncap.options import OFFLINE, Options, read_options
 from hf_regioncap.questions import Question
+from hf_regioncap.rows import make_plan
+from hf_regioncap.tables import Rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Finding:
 def examine(options: Options) -> Iterator[Finding]:
     """Check endpoint, model, image, schema, price, store and Hub, in this order.
 
-    One small picture is sent to the endpoint, twice.
+    One small picture is sent to the endpoint, asked about as the run would ask.
     """
     yield from _endpoint(options)
     yield _price(options)
@@ -96,62 +98,80 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
     """Send a picture with two marked regions: is it taken, and is the schema kept to?"""
     from hf_regioncap.client import post_once
 
-    question = _test_question(options)
-    dialect: wire.Dialect | None = wire.Dialect(
-        form=options.answer_form or "json_schema", tokens=options.token_parameter or "max_tokens"
-    )
-    while dialect is not None:
-        reply = post_once(endpoint, wire.build_body(question, dialect, 512))
+    try:
+        question = _test_question(options)
+    except RegionCaptionError as error:
+        yield Finding("prompt", False, str(error))
+        return
+    dialect = wire.first_dialect(options, is_openai=endpoint.is_openai)
+    while True:
+        reply = post_once(endpoint, wire.build_body(question, dialect, question.token_limit))
         parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
-        if parameter is None:
+        better = wire.next_dialect(dialect, parameter) if parameter else None
+        if better is None:
             break
         yield Finding("parameter", None, f"{parameter!r} is not taken; the run does without")
-        dialect = wire.next_dialect(dialect, parameter)
-    if dialect is None or reply.status != 200:
-        words = reply.failure or wire.redact(
-            f"HTTP {reply.status}: {wire.error_words(reply.body)}",
-            [endpoint.key] if endpoint.key else [],
-        )
-        yield Finding("image", False, f"a picture was not answered: {words}")
+        dialect = better
+    if reply.status != 200:
+        said = wire.redact(wire.error_words(reply.body), endpoint.secrets)
+        words = reply.failure or f"HTTP {reply.status}: {said}"
+        if parameter is None:
+            yield Finding("image", False, f"a picture was not answered: {words}")
+            return
+        way = f": pass another {_OPTIONS[parameter]}= or none" if parameter in _OPTIONS else ""
+        yield Finding("parameter", False, f"{parameter!r} is not taken ({words}){way}")
         return
     completion = wire.read_completion(reply.body)
+    if completion.finish_reason == "length":
+        words = f"the answer was cut at {question.token_limit} tokens: pass a larger max_tokens="
+        yield Finding("image", None, words)
+        return
     if completion.problem or not completion.text:
         words = completion.problem or "an empty answer"
         yield Finding("image", False, f"a picture was answered with {words}: is it a VLM?")
         return
     yield Finding("image", True, "a picture was taken and answered")
-    yield _schema(completion.text, dialect)
+    yield _schema(completion.text, question, dialect)
+
+
+#: The options by which the user fixes a parameter.
+_OPTIONS = {
+    "response_format": "answer_form",
+    "max_tokens": "token_parameter",
+    "max_completion_tokens": "token_parameter",
+    "temperature": "temperature",
+    "seed": "seed",
+}
 
 
 def _test_question(options: Options) -> Question:
+    """The run's own first question about a row with two boxes, made by what makes the run's."""
     from PIL import Image
-
-    from hf_regioncap.images import encode_jpeg
-    from hf_regioncap.overlay import draw_regions
 
     picture = Image.new("RGB", (224, 224), "white")
     picture.paste((200, 30, 30), (20, 20, 100, 100))
     picture.paste((30, 60, 200), (120, 120, 200, 200))
-    marked = draw_regions(picture, [[20, 20, 100, 100], [120, 120, 200, 200]])
-    question = Question(
-        regions=(1, 2),
-        images=(encode_jpeg(marked),),
-        text="Describe the content of each marked region in the image.",
-        model=_model_name(options),
-        temperature=options.temperature,
-        extra_body=options.extra_body or {},
-    )
-    if options.base_url == OFFLINE:
-        where = {"1": [0.09, 0.09, 0.45, 0.45], "2": [0.54, 0.54, 0.89, 0.89]}
-        question = replace(question, extra_body={"regions": where})
-    return question
+    row: dict[str, Any] = {
+        options.image_column: picture,
+        options.bbox_column: [[20, 20, 80, 80], [120, 120, 80, 80]],
+    }
+    if options.label_column is not None:
+        row.setdefault(options.label_column, ["red", "blue"])
+    if options.prompt_column is not None:
+        row.setdefault(options.prompt_column, prompts.PROMPT)
+    for argument in ("prompt", "system_prompt"):
+        for name in prompts.template_fields(getattr(options, argument) or "", argument):
+            row.setdefault(name, name)  # stands for the column's text
+    options = replace(options, box_format="xywh", box_unit="pixel", max_pixels=Options.max_pixels)
+    rows = Rows(row, options.image_column)
+    return prepare_row(rows, 0, make_plan(options, rows))[1][0]
 
 
-def _schema(text: str, dialect: wire.Dialect) -> Finding:
+def _schema(text: str, question: Question, dialect: wire.Dialect) -> Finding:
     if dialect.form == "text":
         return Finding("schema", None, "the endpoint takes no JSON form; answers are read as text")
     try:
-        kept = set(json.loads(text)) == {"1", "2"}
+        kept = set(json.loads(text)) == {str(region) for region in question.regions}
     except (ValueError, TypeError):
         kept = False
     if kept:
@@ -162,7 +182,10 @@ def _schema(text: str, dialect: wire.Dialect) -> Finding:
 
 
 def _price(options: Options) -> Finding:
-    price = find_price(options)
+    try:
+        price = find_price(options)
+    except RegionCaptionError as error:
+        return Finding("price", None, f"unknown: {error}")
     if price is None:
         words = f"unknown for {options.model!r} here: pass price= for costs and max_cost"
         return Finding("price", None, words)

@@ -43,7 +43,7 @@ class Endpoint:
     @property
     def is_openai(self) -> bool:
         """Whether this is OpenAI's own host, the only one that gets organisation and project."""
-        return self.host == urlsplit(OPENAI_URL).hostname
+        return is_openai(self.url)
 
     def __reduce__(self) -> str:
         """Refuse to be pickled: the key must not leave the process."""
@@ -64,15 +64,47 @@ def resolve_endpoint(options: Options, environ: Mapping[str, str] | None = None)
     api.example.com? pass api_key_env='NAME', or api_key_env='' for an endpoint that needs none
     """
     env = os.environ if environ is None else environ
-    if options.base_url == OFFLINE:
+    url = find_address(options, env)
+    if url == OFFLINE:
         from hf_regioncap import offline
 
         return _endpoint(options, offline.serve(), None)
-    named = (env.get("OPENAI_BASE_URL") or "").strip()
-    url = (options.base_url or named or OPENAI_URL).rstrip("/")
-    if not options.base_url and named:
-        _check_base_url(named)
-    return _endpoint(options, url, _find_key(options.api_key_env, url, named, env))
+    return _endpoint(options, url, _find_key(options.api_key_env, url, env))
+
+
+def find_address(options: Options, environ: Mapping[str, str] | None = None) -> str:
+    """Where requests go, for which no key is needed: `base_url`, `OPENAI_BASE_URL` or OpenAI.
+
+    >>> find_address(Options(), {"OPENAI_BASE_URL": "https://api.example.com/v1/"})
+    'https://api.example.com/v1'
+    """
+    named = _named(os.environ if environ is None else environ)
+    if not options.base_url and named and not _is_address(named):
+        # The value is not shown: it may hold a password or a key.
+        raise OptionError(
+            "OPENAI_BASE_URL must be an address like 'http://localhost:8000/v1', without a user or "
+            "password"
+        )
+    url = options.base_url or named or OPENAI_URL
+    if "?" in url or "#" in url:
+        name = "base_url" if options.base_url else "OPENAI_BASE_URL"
+        raise OptionError(
+            f"{name} must not hold a query or fragment, as the request's path is put after it: "
+            "pass extra_query={'name': 'value'}"
+        )
+    return url.rstrip("/")
+
+
+def _named(environ: Mapping[str, str]) -> str:
+    return environ.get("OPENAI_BASE_URL", "").strip()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        _check_base_url(url)
+    except OptionError:
+        return False
+    return url != OFFLINE
 
 
 def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
@@ -80,17 +112,27 @@ def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
         url,
         key,
         headers=tuple((str(k), str(v)) for k, v in (options.extra_headers or {}).items()),
-        query=tuple((k, _hashable(v)) for k, v in (options.extra_query or {}).items()),
+        query=tuple(_parameter(k, v) for k, v in (options.extra_query or {}).items()),
         timeout=options.timeout,
         concurrency=options.concurrency,
     )
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _parameter(name: Any, value: Any) -> tuple[str, Any]:
+    """A query's parameter; a list gives its name several times."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not isinstance(name, str) or not all(isinstance(each, _PLAIN) for each in values):
+        # The value is not shown: it may be a key.
+        raise OptionError(
+            f"extra_query must map names to texts, numbers or lists of these; {name!r} does not"
+        )
+    return name, values if isinstance(value, list | tuple) else value
 
 
-def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) -> str | None:
+_PLAIN = (str, int, float, type(None))
+
+
+def _find_key(name: str | None, url: str, env: Mapping[str, str]) -> str | None:
     host = urlsplit(url).hostname or ""
     if name == "":
         return None
@@ -104,7 +146,7 @@ def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) ->
             )
         return _sendable(name, key)
     key = env.get("OPENAI_API_KEY", "").strip()
-    if host == urlsplit(OPENAI_URL).hostname:
+    if is_openai(url):
         if not url.startswith("https:"):
             raise OptionError(f"base_url must begin with https:// for OpenAI, got {url!r}")
         if not key:
@@ -113,7 +155,7 @@ def _find_key(name: str | None, url: str, named: str, env: Mapping[str, str]) ->
                 "another endpoint, or base_url='offline' to try things without a model"
             )
         return _sendable("OPENAI_API_KEY", key)
-    if named and host == urlsplit(named).hostname:
+    if _origin(url) == _origin(_named(env)):
         return _sendable("OPENAI_API_KEY", key) if key else None
     if is_loopback(host):
         return None
@@ -127,6 +169,25 @@ def _sendable(name: str, key: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise OptionError(f"the key in {name} has characters that no HTTP header can carry")
     return key
+
+
+def is_openai(url: str) -> bool:
+    """Tell whether an address lies at OpenAI's own host.
+
+    >>> is_openai("https://api.openai.com/v1"), is_openai("https://api.openai.com.example.com/v1")
+    (True, False)
+    """
+    return urlsplit(url).hostname == urlsplit(OPENAI_URL).hostname
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port: a key for one of a host's servers is not for the others."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:  # only of an `OPENAI_BASE_URL` that is not used
+        return None
+    return parts.scheme, parts.hostname, port
 
 
 def is_loopback(host: str) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -25,6 +27,11 @@ _FOREIGN = {
     b"PK\x03\x04": "ZIP",
     b"\x1f\x8b": "gzip",
 }
+
+# What Pillow remarks about a file on stderr is for the row's status to say. The filters are the
+# process's, as `catch_warnings` is not safe in threads, and come last: any of the user's own wins.
+warnings.filterwarnings("ignore", "", Image.DecompressionBombWarning, r"PIL\.", append=True)
+warnings.filterwarnings("ignore", "", UserWarning, r"PIL\.\w+ImagePlugin", append=True)
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,7 +83,7 @@ def open_picture(
     'image_corrupt'
     """
     try:
-        source = _open(value, image_root)
+        source = _open(_stored(value, image_root))
         size_wh = _check_size(source, max_pixels)
         own = source is not value  # the caller's own picture is never touched
         if own and max_side and max(size_wh) > max_side and source.format == "JPEG":
@@ -101,15 +108,18 @@ def open_picture(
 def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None) -> Picture:
     """Find the size of the upright image, or why it cannot be read, without decoding it.
 
+    Of a file no more is read than Pillow needs for that.
+
     >>> peek_picture(Image.new("L", (4, 2))).size_wh
     (4, 2)
     """
     try:
-        source = _open(value, image_root)
-        width, height = source.size
-        # Asking a PNG that has not shown EXIF yet would decode it.
-        known = source.format != "PNG" or "exif" in source.info
-        upright = not known or _orientation(source) < 5
+        with _readable(_located(value, image_root)) as stored:
+            source = _open(stored)
+            width, height = source.size
+            # Asking a PNG that has not shown EXIF yet would decode it.
+            known = source.format != "PNG" or "exif" in source.info
+            upright = not known or _orientation(source) < 5
     except Exception as error:  # the same depths of the same decoders as in open_picture
         return _refusal(error)
     return Picture(None, "ok", None, (width, height) if upright else (height, width))
@@ -135,9 +145,13 @@ def _refusal(error: Exception) -> Picture:
     if isinstance(error, _Refused):
         status, reason = error.args
         return Picture(None, status, reason)
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
-    if isinstance(error, bombs):
-        return Picture(None, "image_too_large", str(error) or "not enough memory to decode it")
+    if isinstance(error, MemoryError):
+        return Picture(None, "image_too_large", "not enough memory to decode it")
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        # The error comes at twice the warning's bound; the warning, where a user has made it one.
+        most = (Image.MAX_IMAGE_PIXELS or 0) * (1 if isinstance(error, Warning) else 2)
+        words = f"more than {most} pixels, which Pillow does not open whatever max_pixels says"
+        return Picture(None, "image_too_large", words)
     return Picture(None, "image_corrupt", f"cannot be decoded: {_words(error)}")
 
 
@@ -177,10 +191,19 @@ def read_image_bytes(
 
 def _stored(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
     """Encoded bytes where the value holds or points to some; other values as they are."""
+    located = _located(value, image_root)
+    if not isinstance(located, Path):
+        return located
+    with _file_faults():
+        return located.read_bytes()
+
+
+def _located(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
+    """Encoded bytes, the path of a file that is there and may be read, or other values."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
-        value = _read_path(str(value), image_root)
+        value = _find_file(str(value), image_root)
     if isinstance(value, bytearray | memoryview):
         value = bytes(value)
     if value is None:
@@ -188,17 +211,25 @@ def _stored(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
     return value
 
 
-def _read_path(path: str, image_root: str | os.PathLike[str] | None) -> bytes:
+def _readable(located: Any) -> AbstractContextManager[Any]:
+    """The value itself, or its file, open as long as it is looked at."""
+    if not isinstance(located, Path):
+        return nullcontext(located)
+    with _file_faults():
+        return located.open("rb")
+
+
+def _find_file(path: str, image_root: str | os.PathLike[str] | None) -> Path:
     if "://" in path or "::" in path or path.startswith("data:"):
         raise _Refused("image_refused", "the image is a URL, and URLs are never fetched")
     root = Path(image_root).expanduser() if image_root is not None else None
     roots = [*([root] if root is not None else []), *hugging_face_caches()]
-    try:
+    with _file_faults():
         # Relative paths are relative to the root that was named, never to the working directory.
         file = (Path(path) if root is None else root / path).resolve()
         if not any(file.is_relative_to(root.resolve()) for root in roots):
             words = (
-                f"the image's path leads out of image_root={str(image_root)!r}"
+                "the image's path leads out of image_root"
                 if image_root is not None
                 else "the image is a path on this machine, and no folder was named under which "
                 "paths may be read: pass image_root=FOLDER"
@@ -206,11 +237,19 @@ def _read_path(path: str, image_root: str | os.PathLike[str] | None) -> bytes:
             raise _Refused("image_refused", words)
         if not file.is_file():  # a folder; a pipe or device, which might never end
             raise FileNotFoundError
-        return file.read_bytes()
+        return file
+
+
+@contextmanager
+def _file_faults() -> Iterator[None]:
+    """Say why a file cannot be read, without its folder: rows are published."""
+    try:
+        yield
     except FileNotFoundError:
         raise _Refused("image_missing", "there is no file at the image's path") from None
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, a NUL byte, a link's loop
-        raise _Refused("image_missing", f"cannot be read: {_words(error)}") from None
+        words = getattr(error, "strerror", None) or type(error).__name__
+        raise _Refused("image_missing", f"cannot be read: {words}") from None
 
 
 def hugging_face_caches() -> list[Path]:
@@ -228,18 +267,21 @@ def hugging_face_caches() -> list[Path]:
     ]
 
 
-def _open(value: Any, image_root: str | os.PathLike[str] | None) -> Image.Image:
-    stored = _stored(value, image_root)
+def _open(stored: Any) -> Image.Image:
+    """The image in bytes or an open file, or made of other values; not yet decoded."""
     if isinstance(stored, Image.Image):
         return stored
     if isinstance(stored, np.ndarray):
         return _from_array(stored)
-    if not isinstance(stored, bytes):
+    if not isinstance(stored, bytes | io.BufferedReader):
         raise _Refused("image_unsupported", f"a {type(stored).__name__} is not an image")
+    file: BinaryIO = io.BytesIO(stored) if isinstance(stored, bytes) else stored
+    head = file.read(64)
+    file.seek(0)
     try:
-        return Image.open(io.BytesIO(stored), formats=_likely_formats(stored))
+        return Image.open(file, formats=_likely_formats(head))
     except UnidentifiedImageError:
-        name = _foreign_format(stored[:64])
+        name = _foreign_format(head)
         if name:
             raise _Refused("image_unsupported", f"{name} files are not read") from None
         raise _Refused("image_corrupt", "no image format that can be read") from None
@@ -257,10 +299,10 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(array if array.dtype == np.uint8 else _to_8_bits(array))
 
 
-def _likely_formats(stored: bytes) -> tuple[str, ...]:
+def _likely_formats(head: bytes) -> tuple[str, ...]:
     """The formats to try: for the two usual ones Pillow need not load all of its decoders."""
     for name, magic in (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n")):
-        if stored.startswith(magic):
+        if head.startswith(magic):
             return (name,)
     return _formats()
 
@@ -290,9 +332,7 @@ def _foreign_format(prefix: bytes) -> str | None:
 def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
     try:
         return accept(prefix) is True
-    except (
-        Exception
-    ):  # a plugin's look at sixteen bytes of garbage may stumble; it is not its format
+    except Exception:  # a plugin may stumble over garbage: then it is not its format
         return False
 
 
@@ -308,8 +348,6 @@ def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
 
 
 def _orientation(source: Image.Image) -> int:
-    if source.format == "TIFF":
-        return 1  # Pillow turns these itself, and tells the upright size
     """The EXIF orientation that is still to be applied, 1 to 8."""
     if source.format == "TIFF":  # Pillow turns these by itself: their size is the upright one
         return 1

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
-from hf_regioncap import boxes
+from hf_regioncap import boxes, prompts
 from hf_regioncap.errors import OptionError, one_of
 
 VIEWS = ("overlay", "crop", "both")
-CAPTION_STYLES = ("phrase", "sentence", "detailed", "distinct")
 ANSWER_FORMS = ("json_schema", "json_object", "text")
 TOKEN_PARAMETERS = ("max_tokens", "max_completion_tokens")
 DETAILS = ("auto", "low", "high")
 OPENAI_URL = "https://api.openai.com/v1"
 OFFLINE = "offline"
+#: Pillow itself opens no larger image, whatever it is told per call.
+MOST_PIXELS = 178_956_970
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parse = Callable[[str, Sequence[int]], Mapping[int, str]]
@@ -122,7 +123,7 @@ class Options:
     view: str = "overlay"
     """`"overlay"` (one request per image), `"crop"` or `"both"` (one request per region)"""
     mark: str | Mapping[str, Any] = "box"
-    """how regions are marked: a preset's name or a mapping of `overlay.Mark`'s parameters"""
+    """how regions are marked: a preset's name or a mapping of `marks.Mark`'s parameters"""
     model: str = "gpt-4o-mini"
     """the model's name at the endpoint"""
     base_url: str | None = None
@@ -247,14 +248,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "box_format": boxes.FORMATS,
     "box_unit": boxes.UNITS,
     "view": VIEWS,
-    "caption_style": CAPTION_STYLES,
+    "caption_style": tuple(prompts.STYLES),
     "detail": DETAILS,
     "answer_form": ANSWER_FORMS,
     "token_parameter": TOKEN_PARAMETERS,
     "on_error": ("record", "raise"),
 }
 _RANGES: dict[str, tuple[type, float, float]] = {
-    "max_pixels": (int, 1, math.inf),
+    "max_pixels": (int, 1, MOST_PIXELS),
     "max_side": (int, 28, math.inf),
     "quality": (int, 1, 100),
     "max_boxes": (int, 1, 1000),
@@ -308,8 +309,9 @@ def read_options(given: Mapping[str, Any]) -> Options:
 def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
     types = (int,) if kind is int else (int, float)
     whole = "a whole number" if kind is int else "a number"
-    bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
+    bounds = f"from {low:g} to {high:.12g}" if high < math.inf else f"of {low:g} or more"
     bounds = "" if low == -math.inf else f" {bounds}"
+    bounds += " (Pillow opens no larger image)" if high == MOST_PIXELS else ""
     if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
         raise OptionError(f"{name} must be {whole}{bounds}, got {value!r}")
 

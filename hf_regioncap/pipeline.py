@@ -1,4 +1,4 @@
-"""Whole datasets: caption them close to the endpoint's limit, ask failed rows again, estimate.
+"""Whole datasets: caption them close to the endpoint's limit, ask failed rows again.
 
 `Dataset.map` works underneath, with its cache and its bar, on a light column; the rows themselves
 are read, drawn and asked by a window that runs ahead of it, over the borders of its batches. Only
@@ -16,56 +16,33 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from hf_regioncap.captioning import (
-    FAILED,
-    caption_rows,
-    open_run,
-    open_store,
-    prepare_row,
-    retry_rows,
-)
-from hf_regioncap.client import hear_from_store
+from hf_regioncap.captioning import FAILED, caption_rows, open_run, retry_rows
 from hf_regioncap.columns import (
     ALL_COLUMNS,
     ANSWER_COLUMNS,
     RECIPE,
-    check_new_columns,
     column_features,
     earlier_row,
     row_arrays,
 )
-from hf_regioncap.costs import Budget, Price, find_price, image_tokens, jpeg_size
-from hf_regioncap.dialogue import follow_up
-from hf_regioncap.errors import OptionError
-from hf_regioncap.images import image_weight
+from hf_regioncap.costs import Budget, find_price
+from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.options import Options, documented, read_options
-from hf_regioncap.rows import Plan, Row, check_rows, make_plan
+from hf_regioncap.proposals import can_propose
+from hf_regioncap.reading import each_row, first_rows, plan_rows, rows_ahead, splits_of, tables_of
+from hf_regioncap.rows import SAMPLE, Plan, Row, check_sources, make_plan
 from hf_regioncap.tables import Rows
-from hf_regioncap.window import Window
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
     from hf_regioncap.client import Run
-    from hf_regioncap.dialogue import Ask
-    from hf_regioncap.questions import Question
-    from hf_regioncap.store import AnswerStore
 
 
 AnyDataset = TypeVar("AnyDataset")
 
-#: Rows looked at before a run, to find options that do not fit.
-SAMPLE = 256
 #: Rows handed to the writer at once; the window does not care.
 _WRITE_BATCH = 64
-#: Rows read at once: few, as an image may be tens of megabytes.
-_READ_BATCH = 16
-#: How far rows run ahead of the slowest, in multiples of `concurrency`: with a heavy tail of
-#: latencies 4 costs 2.3 times the ideal, 16 costs 1.14 times.
-_AHEAD = 16
-#: What the images of these rows may take in memory; so many fewer rows run ahead where they are
-#: large.
-_AHEAD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -231,20 +208,14 @@ class _Job:
 
     def over(self, dataset: Any, one: Callable[[Any], Any], stream: Callable[[Any], Any]) -> Any:
         """Apply to a dataset of any kind, giving back the same kind."""
-        from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+        from datasets import Dataset, DatasetDict, IterableDatasetDict
 
+        splits_of(dataset)  # raises for what is none
         if isinstance(dataset, DatasetDict):
             return DatasetDict({name: one(split) for name, split in dataset.items()})
         if isinstance(dataset, IterableDatasetDict):
             return IterableDatasetDict({name: stream(split) for name, split in dataset.items()})
-        if isinstance(dataset, IterableDataset):
-            return stream(dataset)
-        if isinstance(dataset, Dataset):
-            return one(dataset)
-        raise OptionError(
-            "dataset must be a Dataset, DatasetDict or IterableDataset of the datasets library, "
-            f"got a {type(dataset).__name__}"
-        )
+        return one(dataset) if isinstance(dataset, Dataset) else stream(dataset)
 
     @property
     def run(self) -> Run:
@@ -281,32 +252,36 @@ class _Job:
 
     def caption(self, dataset: Dataset) -> Dataset:
         """Caption one split."""
-        first = Rows(_sample(dataset), self.options.image_column, dataset.features)
+        first = first_rows(dataset, self.options.image_column)
         plan = plan_rows(first, self.options)
-        work = _each_row(tables_of(dataset))
+        work = each_row(tables_of(dataset))
 
         def captioned() -> Iterator[Row]:
             return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
 
-        new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", _what(plan, self.budget))
-        self._count_cached(new)
-        return _join(dataset, new)
+        what = _what(plan, self.budget)
+        return _join(dataset, self._map(dataset, captioned, ALL_COLUMNS, "Captioning", what))
 
     def _count_cached(self, new: Dataset) -> None:
         """Count rows that came from the cache of `datasets` instead of from a run."""
-        if self._run is None and len(new):
-            statuses = new[self.options.column_prefix + "answer_status"]
-            self._rows += len(new)
-            self._failed += sum(status in FAILED for status in statuses)
-            if self._on_progress is not None:
-                self._on_progress(self.progress())
+        statuses = new[self.options.column_prefix + "answer_status"][:]
+        failed = [number for number, status in enumerate(statuses) if status in FAILED]
+        self._rows += len(new)
+        self._failed += len(failed)
+        if self._on_progress is not None:
+            self._on_progress(self.progress())
+        if failed and self.options.on_error == "raise":
+            raise EndpointError(
+                f"row {failed[0]}: {statuses[failed[0]]}, from the cache of an earlier run "
+                "(on_error='raise'): retry_failed asks again"
+            )
 
     def retry(self, dataset: Dataset) -> Dataset:
         """Ask again about the failed rows of one split."""
         prefix = self.options.column_prefix
-        first = Rows(_sample(dataset), self.options.image_column, dataset.features)
+        first = first_rows(dataset, self.options.image_column)
         plan = _retry_plan(first, self.options)
-        work = _with_earlier(_each_row(tables_of(dataset)), plan)
+        work = _with_earlier(each_row(tables_of(dataset)), plan)
 
         def answered() -> Iterator[Row]:
             ahead = rows_ahead(first, self.options)
@@ -331,7 +306,7 @@ class _Job:
         writer = _Writer(self, results, names, features, what or {}, description)
         light = dataset.with_format(None).select_columns([_light_column(dataset)])
         try:
-            return light.map(
+            new = light.map(
                 writer,
                 with_indices=True,
                 batched=True,
@@ -342,12 +317,15 @@ class _Job:
             )
         finally:
             writer.close()
+        if not writer.called:
+            self._count_cached(new)
+        return new
 
     # Streams
 
     def caption_stream(self, dataset: IterableDataset) -> IterableDataset:
         """Caption a stream: rows are asked ahead of whoever takes them, and nothing is kept."""
-        first = _look_at(dataset, self.options)
+        first = first_rows(dataset, self.options.image_column)
         plan = plan_rows(first, self.options)
         new = column_features(prefix=self.options.column_prefix)
 
@@ -366,7 +344,7 @@ class _Job:
 
     def retry_stream(self, dataset: IterableDataset) -> IterableDataset:
         """Ask again about the failed rows of a stream."""
-        first = _look_at(dataset, self.options)
+        first = first_rows(dataset, self.options.image_column)
         plan = _retry_plan(first, self.options)
 
         def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
@@ -391,7 +369,7 @@ class _Job:
             for rows in source:
                 if len(rows):
                     begun.append(rows.table)
-                    yield from _each_row([rows])
+                    yield from each_row([rows])
 
         done: list[Row] = []
         for row in results(work()):
@@ -409,7 +387,12 @@ def _what(plan: Plan, budget: Budget) -> dict[str, Any]:
         for name in Options.__dataclass_fields__
         if name not in _NOT_IN_ROWS
     }
-    return {**kept, "extra_body": dict(options.extra_body or {}), "budget": budget.limits}
+    return {
+        **kept,
+        "extra_body": dict(options.extra_body or {}),
+        "budget": budget.limits,
+        "can_propose": can_propose(),  # rows without boxes tell where OpenCV is missing
+    }
 
 
 _NOT_IN_ROWS = (
@@ -456,6 +439,11 @@ class _Writer:
         table = pa.table(dict(zip(self._features, arrays.values(), strict=True)))
         return table.replace_schema_metadata(self._features.arrow_schema.metadata)
 
+    @property
+    def called(self) -> bool:
+        """Whether `map` has asked for rows; it does not where it has them in its cache."""
+        return self._results is not None
+
     def close(self) -> None:
         """Stop the window where the map has ended early."""
         if self._results is not None:
@@ -497,30 +485,7 @@ class _Bar:
                 bar.set_postfix_str(str(job.progress()))
 
 
-# Reading
-
-
-def tables_of(dataset: Any, batch_size: int = _READ_BATCH) -> Iterator[Rows]:
-    """The rows of a dataset or stream as tables of a few, images as stored."""
-    for table in dataset.with_format("arrow").iter(batch_size=batch_size):
-        yield Rows(table, "")
-
-
-def _sample(dataset: Dataset) -> pa.Table:
-    return dataset.with_format("arrow")[: min(SAMPLE, len(dataset))]
-
-
-def plan_for(dataset: Dataset, options: Options) -> Plan:
-    """The plan for a dataset, with the options checked on a sample of its rows."""
-    return plan_rows(Rows(_sample(dataset), options.image_column, dataset.features), options)
-
-
-def plan_rows(rows: Rows, options: Options) -> Plan:
-    """The plan for a dataset of which these are the first rows."""
-    check_new_columns(rows, options, ALL_COLUMNS)
-    plan = make_plan(options, rows)
-    check_rows(rows, plan, whole=True)
-    return plan
+# Asking again
 
 
 def _retry_plan(rows: Rows, options: Options) -> Plan:
@@ -530,25 +495,10 @@ def _retry_plan(rows: Rows, options: Options) -> Plan:
                 f"no column {options.column_prefix + name!r}: retry_failed takes a dataset that "
                 f"was captioned before (column_prefix={options.column_prefix!r})"
             )
-    return make_plan(options, rows, reads_boxes=False)
-
-
-def _each_row(tables: Iterable[Rows]) -> Iterator[tuple[Rows, int]]:
-    return ((rows, index) for rows in tables for index in range(len(rows)))
-
-
-def rows_ahead(first: Rows, options: Options) -> int:
-    """How many rows may be begun and not handed on, by the weight of the first ones' images.
-
-    >>> rows = Rows({"image": [b"jpeg"], "bbox": [[]]}, "image")
-    >>> rows_ahead(rows, Options(concurrency=8))
-    128
-    """
-    column = options.image_column
-    weights = [image_weight(first.value(column, index)) for index in range(min(len(first), 16))]
-    mean = sum(weights) / max(1, len(weights))
-    at_least = 2 * options.concurrency + 8
-    return max(at_least, min(_AHEAD * options.concurrency, int(_AHEAD_BYTES / max(mean, 1))))
+    plan = make_plan(options, rows, reads_boxes=False)
+    statuses = (rows.value(options.column_prefix + "answer_status", i) for i in range(len(rows)))
+    check_sources(rows, plan, [i for i, status in enumerate(statuses) if status in FAILED])
+    return plan
 
 
 def _with_earlier(work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[tuple[Row, Rows, int]]:
@@ -593,16 +543,6 @@ def _random_fingerprint() -> str:
 # Streams
 
 
-def _look_at(dataset: IterableDataset, options: Options) -> Rows:
-    """The first rows of a stream, with its features (streams often do not know theirs)."""
-    tables = list(dataset.with_format("arrow").take(SAMPLE).iter(batch_size=_READ_BATCH))
-    if not tables and dataset.features is None:
-        raise OptionError("the stream has no rows and does not say what columns it would have")
-    tables = tables or [dataset.features.arrow_schema.empty_table()]
-    whole = pa.concat_tables(tables, promote_options="permissive")
-    return Rows(whole, options.image_column, dataset.features)
-
-
 def _put_columns(table: pa.Table, done: Sequence[Row], names: Sequence[str], prefix: str) -> Any:
     """The table with the rows' columns in their places, or behind the others where they are new."""
     for name, array in row_arrays(done, names).items():
@@ -625,14 +565,17 @@ def _described(tables: Iterator[pa.Table], features: Mapping[str, Any]) -> Itera
 
 
 @dataclass
-class _Examples:
-    """The generator function that a stream is made of; it works in this process only."""
+class _Tables:
+    """The function that a stream's tables come from; it works in this process only."""
 
     tables: Callable[[], Iterator[pa.Table]]
+    schema: pa.Schema
 
-    def __call__(self) -> Iterator[dict[str, Any]]:
-        for table in self.tables():
-            yield from table.to_pylist()
+    def __call__(self) -> Iterator[tuple[int, pa.Table]]:
+        from datasets.table import table_cast
+
+        for number, table in enumerate(self.tables()):
+            yield number, table_cast(table, self.schema)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _never_unpickled, (id(self),)
@@ -641,189 +584,14 @@ class _Examples:
 def _streamed(
     tables: Callable[[], Iterator[pa.Table]], features: Mapping[str, Any]
 ) -> IterableDataset:
-    from datasets import Features, IterableDataset
+    """A stream over tables, as `Dataset.to_iterable_dataset` makes one.
 
-    return IterableDataset.from_generator(_Examples(tables), features=Features(features))
-
-
-# Before a run
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would send, before anything is spent; see `estimate`.
-
-    `requests` are the first requests: retries and questions for missing regions come on top.
-    Tokens are by the model family's published formulas; None where none is published for it.
+    Not `from_generator`: its examples lose their types on the way to whoever wants Arrow, and one
+    null among captions would end the stream with an error.
     """
+    from datasets import DatasetInfo, Features, IterableDataset
+    from datasets.iterable_dataset import ArrowExamplesIterable
 
-    rows: int
-    regions: int
-    requests: int
-    stored: int
-    image_tokens: int | None
-    text_tokens: int
-    completion_tokens: int
-    cost: float | None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """The estimate as a few lines of text."""
-        images = "unknown" if self.image_tokens is None else f"about {self.image_tokens:,}"
-        cost = "unknown" if self.cost is None else f"about ${self.cost:,.2f}"
-        lines = [
-            f"rows:              {self.rows:,} with {self.regions:,} regions to caption",
-            f"requests to send:  {self.requests:,} ({self.stored:,} more are in the answer store)",
-            f"image tokens:      {images}",
-            f"text tokens:       about {self.text_tokens:,}",
-            f"answer tokens:     about {self.completion_tokens:,}",
-            f"cost:              {cost}",
-            *(f"note:              {note}" for note in self.notes),
-        ]
-        return "\n".join(lines)
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Show the lines, not the fields, at the end of a notebook's cell."""
-        printer.text(str(self))
-
-
-@documented
-def estimate(
-    dataset: Any,
-    *,
-    price: tuple[float, float] | None = None,
-    **options: Any,
-) -> Estimate:
-    """Count what captioning a dataset would send, before anything is spent.
-
-    Every row is drawn and its question made, so that the number of requests is exact: identical
-    questions count once, stored answers not at all. No endpoint is asked and no key is needed.
-
-    >>> from PIL import Image
-    >>> from datasets import Dataset
-    >>> photo = Image.new("RGB", (1024, 1024), "red")
-    >>> ds = Dataset.from_list([{"image": photo, "bbox": [[8, 8, 40, 30]]}])
-    >>> seen = estimate(ds, base_url="https://api.openai.com/v1", model="gpt-4o", answer_store=None)
-    >>> seen.requests, seen.image_tokens
-    (1, 765)
-    """
-    checked = read_options(options)
-    counts = _Counts(checked, find_price(checked, price))
-    for _ in asks_to_send(dataset, checked, counts):
-        pass
-    return counts.estimate()
-
-
-def asks_to_send(
-    dataset: Any, options: Options, counts: _Counts | None = None
-) -> Iterator[tuple[str, Ask]]:
-    """What captioning a dataset would send first, each question once, with its key.
-
-    Questions that the store can answer are followed as far as it goes: where a stored answer left
-    regions out, the question for those is what would be sent.
-    """
-    store = open_store(options)
-    seen: set[str] = set()
-    counts = counts or _Counts(options, None)
-    for split in dataset.values() if hasattr(dataset, "values") else [dataset]:
-        for questions in _questions(split, options):
-            counts.add_row(questions)
-            for question in questions:
-                ask, stored = _first_unanswered(question, store, options)
-                counts.stored += stored
-                if ask is not None and (key := ask.question.key) not in seen:
-                    seen.add(key)
-                    counts.add_request(ask.question)
-                    yield key, ask
-
-
-def _questions(split: Any, options: Options) -> Iterator[list[Question]]:
-    """The questions of each row of a dataset or stream, drawn on the drawing threads."""
-    from datasets import Dataset
-
-    if isinstance(split, Dataset):
-        plan = plan_for(split, options)
-    else:
-        plan = plan_rows(_look_at(split, options), options)
-    work = _each_row(tables_of(split))
-
-    def begin(item: tuple[Rows, int]) -> list[Question]:
-        return prepare_row(*item, plan)[1]
-
-    with Window(work, begin, active=64, ahead=64) as window:
-        yield from window
-
-
-def _first_unanswered(
-    question: Question, store: AnswerStore | None, options: Options
-) -> tuple[Ask | None, int]:
-    """Follow a dialogue as far as the store goes: what is asked then, and what was stored."""
-    dialogue = follow_up(question, reask=options.reask, parse=options.parse)
-    ask, stored = next(dialogue), 0
-    while True:
-        heard, _ = hear_from_store(store, ask, ask.question.key, options.parse)
-        if heard is None:
-            return ask, stored
-        stored += 1
-        try:
-            ask = dialogue.send(heard)
-        except StopIteration:
-            return None, stored
-
-
-#: Tokens of a caption by style: what to expect, not a bound.
-_CAPTION_TOKENS = {"phrase": 12, "sentence": 30, "detailed": 140, "distinct": 50, None: 70}
-
-
-class _Counts:
-    """Adds up what rows and requests weigh."""
-
-    def __init__(self, options: Options, price: Price | None) -> None:
-        self._options = options
-        self._price = price
-        self.stored = 0
-        self._rows = self._regions = self._requests = 0
-        self._image_tokens: int | None = 0
-        self._text_bytes = self._asked_regions = 0
-
-    def add_row(self, questions: Sequence[Question]) -> None:
-        """Count one row."""
-        self._rows += 1
-        self._regions += sum(len(question.regions) for question in questions)
-
-    def add_request(self, question: Question) -> None:
-        """Count one request that would be sent."""
-        self._requests += 1
-        self._asked_regions += len(question.regions)
-        text = question.text + question.system + question.instructions("json_schema")
-        self._text_bytes += len(text)
-        for image in question.images:
-            tokens = image_tokens(question.model, jpeg_size(image), question.detail)
-            known = self._image_tokens
-            self._image_tokens = None if tokens is None or known is None else known + tokens
-
-    def estimate(self) -> Estimate:
-        """The sums."""
-        text = self._text_bytes // 4  # about four characters a token
-        answers = self._asked_regions * _CAPTION_TOKENS[self._options.caption_style]
-        cost, notes = None, []
-        if self._price == Price(0.0, 0.0):
-            cost = 0.0
-        elif self._price is None:
-            notes.append("no price is known for this model here: pass price=(prompt, completion)")
-        elif self._image_tokens is None:
-            notes.append("no formula for this model's image tokens is published")
-        else:
-            cost = self._price.of(self._image_tokens + text, answers)
-        notes.append("retries and questions for missing regions come on top")
-        return Estimate(
-            self._rows,
-            self._regions,
-            self._requests,
-            self.stored,
-            self._image_tokens,
-            text,
-            answers,
-            cost,
-            tuple(notes),
-        )
+    known = Features(features)
+    examples = ArrowExamplesIterable(_Tables(tables, known.arrow_schema), {})
+    return IterableDataset(examples, info=DatasetInfo(features=known))

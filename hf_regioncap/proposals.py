@@ -10,8 +10,6 @@ from PIL import Image
 
 from hf_regioncap.boxes import Boxes
 
-EXTRA = "propose"
-
 
 def can_propose() -> bool:
     """Tell whether OpenCV, the extra `propose`, is installed."""

@@ -2,7 +2,7 @@
 
 `Plan` is the options resolved once against the dataset's columns; each step reads what earlier
 steps have put into the row, so that the four column functions one after another give the same as
-the one.
+the one. Only why a `propose` raised is lost between them, as no column of `add_boxes` tells it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
 from hf_regioncap.overlay import draw_regions, region_colors
 from hf_regioncap.questions import Question
-from hf_regioncap.tables import Rows, class_names
+from hf_regioncap.tables import NAMED_BOXES, Rows, class_names
 from hf_regioncap.wire import redact, writable
-
-NO_IMAGE = "no_image"
 
 
 @dataclass
@@ -75,6 +73,11 @@ class Plan:
     def per_region(self) -> bool:
         """Whether each region is asked for by itself."""
         return self.options.view != "overlay"
+
+    @property
+    def asks_with_source(self) -> bool:
+        """Whether asking takes the image itself, too, not only the overlay."""
+        return self.per_region or self.options.base_url == OFFLINE
 
 
 def make_plan(options: Options, rows: Rows, *, reads_boxes: bool = True) -> Plan:
@@ -167,19 +170,14 @@ def read_boxes(value: Any) -> list[Any]:
     return [_box_values(item) if isinstance(item, Mapping) else item for item in items]
 
 
-_NAMED_BOXES = (
-    ("x", "y", "width", "height"),
-    ("x", "y", "w", "h"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x1", "y1", "x2", "y2"),
-)
-
-
 def _box_values(box: Mapping[str, Any]) -> Any:
-    for names in _NAMED_BOXES:
-        if all(name in box for name in names):
-            return [box[name] for name in names]
-    return None
+    names, _ = _named(box)
+    return [box[name] for name in names] if names else None
+
+
+def _named(box: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Under which names a box keeps its numbers, and the formats that these can mean."""
+    return next((named for named in NAMED_BOXES if set(named[0]) <= set(box)), ((), ()))
 
 
 def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
@@ -282,7 +280,7 @@ def _printable(value: Any, name: str, argument: str) -> Any:
 
 
 #: So many rows are looked at before a batch begins, to find options that do not fit.
-_SAMPLE = 256
+SAMPLE = 256
 _ENOUGH_ROWS = 10
 
 
@@ -291,24 +289,21 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
 
     What is no list of boxes at all; boxes in another unit or format; images that are all refused
     because `image_root` is missing. `whole` says that the rows stand for a whole dataset, however
-    few they are. Only the images' headers are read.
+    few they are. Of images in files only the headers are read.
     """
     options = plan.options
     given: list[list[Any]] = []
     peeked: list[Picture] = []
     for index in range(len(rows)):
-        if index >= _SAMPLE and any(each.status != "image_refused" for each in peeked):
+        if index >= SAMPLE and any(each.status != "image_refused" for each in peeked):
             break
-        value = rows.value(options.image_column, index)
-        peeked.append(peek_picture(value, image_root=options.image_root))
-        boxed = plan.has_boxes and index < _SAMPLE
-        given.append(read_boxes(rows.value(options.bbox_column, index)) if boxed else [])
-    enough = bool(peeked) and (whole or len(peeked) >= _ENOUGH_ROWS)
-    if enough and all(each.status == "image_refused" for each in peeked):
-        raise OptionError(
-            f"image_column {options.image_column!r}: all {len(peeked)} images are "
-            f"refused: {peeked[0].reason}"
-        )
+        peeked.append(_peek(rows, options, index))
+        boxed = plan.has_boxes and index < SAMPLE
+        value = rows.value(options.bbox_column, index) if boxed else None
+        _check_names(options, value)
+        given.append(read_boxes(value))
+    if whole or len(peeked) >= _ENOUGH_ROWS:
+        _check_refused(options, peeked)
     _check_nesting(options, given)
     flat = [len(row) == 4 and all(map(_is_number, row)) for row in given if row]
     if flat and all(flat):
@@ -325,6 +320,39 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         box_unit=options.box_unit,
         bbox_column=options.bbox_column,
     )
+
+
+def check_sources(rows: Rows, plan: Plan, indices: Sequence[int]) -> None:
+    """Raise where asking about these rows takes their images, and all of them are refused."""
+    if plan.asks_with_source and indices:
+        rows.require("image_column", plan.options.image_column)
+        _check_refused(plan.options, [_peek(rows, plan.options, index) for index in indices])
+
+
+def _peek(rows: Rows, options: Options, index: int) -> Picture:
+    return peek_picture(rows.value(options.image_column, index), image_root=options.image_root)
+
+
+def _check_refused(options: Options, peeked: Sequence[Picture]) -> None:
+    if peeked and all(each.status == "image_refused" for each in peeked):
+        root = "" if options.image_root is None else f" (image_root={str(options.image_root)!r})"
+        raise OptionError(
+            f"image_column {options.image_column!r}: all {len(peeked)} images are "
+            f"refused: {peeked[0].reason}{root}"
+        )
+
+
+def _check_names(options: Options, value: Any) -> None:
+    """Raise where boxes are kept under names that say another format than `box_format`."""
+    items = value.tolist() if hasattr(value, "tolist") else value
+    for item in items if isinstance(items, list | tuple) else ():
+        names, formats = _named(item) if isinstance(item, Mapping) else ((), ())
+        if formats and options.box_format not in formats:
+            raise OptionError(
+                f"bbox_column {options.bbox_column!r} holds boxes as {{{', '.join(names)}}}, which "
+                f"box_format={options.box_format!r} would misread: "
+                f"pass {' or '.join(f'box_format={form!r}' for form in formats)}"
+            )
 
 
 def _check_nesting(options: Options, given: Sequence[list[Any]]) -> None:
@@ -367,7 +395,7 @@ def make_questions(
         extra_body=options.extra_body or {},
         store_tag=options.store_tag,
     )
-    if not plan.per_region and options.base_url != OFFLINE:
+    if not plan.asks_with_source:
         return [whole]
     source = picture()
     if source.image is None:
@@ -390,7 +418,7 @@ def make_questions(
 
 def _with_boxes(question: Question, row: Row, size_wh: tuple[int, int]) -> Question:
     """Tell the built-in describer, which cannot read drawn marks, where the boxes lie."""
-    fractions = boxes.normalize_boxes(used_xyxy(row), size_wh).round(5).tolist()
+    fractions = boxes.normalize_boxes(used_xyxy(row), size_wh).clip(0, 1).round(5).tolist()
     where = {str(region): box for region, box in zip(question.regions, fractions, strict=True)}
     return replace(question, extra_body={**question.extra_body, "regions": where})
 
@@ -422,6 +450,9 @@ def unasked_status(row: Row, plan: Plan) -> tuple[str, str | None]:
     """The status and reason of a row about which there is nothing to ask."""
     if row.image_status != "ok":
         return row.image_status, row.answer_error
+    if row.used:  # somebody has emptied a column of an earlier step
+        empty = "prompt" if row.prompt is None else "image_with_bbox"
+        return "boxes_invalid", f"the boxes cannot be asked about: {empty} is null"
     if row.box_status:
         counts = {status: row.box_status.count(status) for status in row.box_status}
         words = ", ".join(f"{count} {status}" for status, count in counts.items())

@@ -7,6 +7,7 @@ needed, and the user's own columns are not touched, let alone encoded again.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 MAX_COLUMN_BYTES = 2**31 - 2**24
 
 _BOX_NAME = re.compile(r"b(?:ound(?:ing)?)?_?box(?:es)?$|^boxes$|^rois?$", re.IGNORECASE)
-_BOX_FIELDS = (
-    ({"x", "y", "width", "height"}, "xywh"),
-    ({"x", "y", "w", "h"}, "xywh"),
-    ({"xmin", "ymin", "xmax", "ymax"}, "xyxy"),
-    ({"x1", "y1", "x2", "y2"}, "xyxy"),
+#: The names under which people keep a box's numbers, and the formats that these can mean (x and y
+#: may be the middle), the likeliest first.
+NAMED_BOXES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("x", "y", "width", "height"), ("xywh", "cxcywh")),
+    (("x", "y", "w", "h"), ("xywh", "cxcywh")),
+    (("xmin", "ymin", "xmax", "ymax"), ("xyxy",)),
+    (("x1", "y1", "x2", "y2"), ("xyxy",)),
 )
 
 
@@ -129,8 +132,8 @@ class Rows:
         """The options for a column that looks like boxes, as one would write them; or None."""
         fields = self.fields()
         for name, kind in fields.items():
-            for keys, box_format in _BOX_FIELDS:
-                if keys <= {inner for inner, _ in _inner(kind)}:
+            for keys, (box_format, *_) in NAMED_BOXES:
+                if set(keys) <= {inner for inner, _ in _inner(kind)}:
                     extra = "" if box_format == "xywh" else f", box_format={box_format!r}"
                     return f"bbox_column={name!r}{extra}"
         for name in fields:
@@ -256,3 +259,26 @@ def image_array(images: Sequence[bytes | None]) -> pa.Array:
     paths = pa.nulls(len(images), pa.string())
     mask = pa.array([image is None for image in images], pa.bool_())
     return pa.StructArray.from_arrays([content, paths], names=["bytes", "path"], mask=mask)
+
+
+def stored_tables(dataset: Any, batch_size: int) -> Iterator[pa.Table]:
+    """The rows of a dataset or stream as tables of so many, images as stored.
+
+    A stream that does not come from Arrow has its types inferred for each batch, or even for each
+    example: one empty list or null among its neighbours, and `datasets` cannot join them. Taken
+    one by one they can be.
+
+    >>> from datasets import IterableDataset
+    >>> stream = IterableDataset.from_generator(lambda: iter([{"bbox": []}, {"bbox": [[1, 2]]}]))
+    >>> [table["bbox"].to_pylist() for table in stored_tables(stream, 2)]
+    [[[], [[1, 2]]]]
+    """
+    from datasets import Dataset
+
+    arrow = dataset.with_format("arrow")
+    if isinstance(dataset, Dataset):
+        yield from arrow.iter(batch_size=batch_size)
+        return
+    rows = arrow.iter(batch_size=1)
+    while group := list(itertools.islice(rows, batch_size)):
+        yield pa.concat_tables(group, promote_options="permissive").combine_chunks()

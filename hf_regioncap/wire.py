@@ -11,10 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_regioncap.prompts import answer_schema
 from hf_regioncap.questions import Question
+
+if TYPE_CHECKING:
+    from hf_regioncap.options import Options
 
 _FORMS = ("json_schema", "json_object", "text")
 
@@ -33,6 +36,36 @@ class Dialect:
     detail: bool = True
     image_object: bool = True
     fixed: frozenset[str] = frozenset()
+
+
+#: OpenAI's models that think before they answer: they reject every temperature but their own.
+_REASONING = re.compile(r"o\d.*|gpt-5(?:-(?:mini|nano|pro|\d).*)?")
+
+
+def first_dialect(options: Options, *, is_openai: bool) -> Dialect:
+    """How an endpoint is asked first: what the user fixed, else what most endpoints take.
+
+    OpenAI's reasoning models reject `max_tokens` and a temperature, Ollama knows no other name.
+    A live run would learn this by a refusal, a batch file cannot.
+
+    >>> from hf_regioncap.options import Options
+    >>> first = first_dialect(Options(model="gpt-5-mini"), is_openai=True)
+    >>> first.tokens, first.temperature
+    ('max_completion_tokens', False)
+    >>> first_dialect(Options(answer_form="text"), is_openai=False).fixed
+    frozenset({'response_format'})
+    """
+    fixed = {"response_format"} if options.answer_form else set()
+    fixed |= {"tokens"} if options.token_parameter else set()
+    if "temperature" in options.given and options.temperature:
+        fixed |= {"temperature"}  # a default or zero may be left out, a wish may not
+    thinks = is_openai and _REASONING.fullmatch(options.model) is not None
+    return Dialect(
+        form=options.answer_form or "json_schema",
+        tokens=options.token_parameter or ("max_completion_tokens" if is_openai else "max_tokens"),
+        temperature=not thinks or "temperature" in fixed,
+        fixed=frozenset(fixed),
+    )
 
 
 def build_body(question: Question, dialect: Dialect, max_tokens: int) -> bytes:

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import Endpoint, Request
+from endpoint import Endpoint, Fault, Request, error_reply
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_regioncap import client, wire
-from hf_regioncap.client import LONGEST_RETRY_AFTER, Line, Reply, Run
+from hf_regioncap.client import LONGEST_RETRY_AFTER, Reply, Run, Tally
+from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
-from hf_regioncap.errors import EndpointError
+from hf_regioncap.errors import EndpointError, StoreError
 from hf_regioncap.questions import Question
 from hf_regioncap.store import AnswerStore
 
@@ -245,15 +246,13 @@ ERROR = '{"error": {"message": "%s", "code": "%s"}}'
     ids=str,
 )
 def test_what_a_reply_means(reply: Reply, verdict: str) -> None:
-    line = Line(Where("http://127.0.0.1:9/v1", None))
-    assert client._judge(reply, line, wire.Dialect()) == verdict
+    assert client._judge(reply, Tally(), wire.Dialect()) == verdict
 
 
 def test_eight_rejections_in_a_row_reject_the_run_unless_one_was_answered() -> None:
-    for answered, last in ((False, "permanent"), (True, "row")):
-        line = Line(Where("http://127.0.0.1:9/v1", None))
-        line.answered_once = answered
-        verdicts = [client._judge(Reply(422), line, wire.Dialect()) for _ in range(8)]
+    for answered, last in ((0, "permanent"), (1, "row")):
+        tally = Tally(answered=answered)
+        verdicts = [client._judge(Reply(422), tally, wire.Dialect()) for _ in range(8)]
         assert verdicts == ["row"] * 7 + [last]
 
 
@@ -297,3 +296,71 @@ def make_endpoint() -> Iterator[Callable[..., Endpoint]]:
     yield make
     for endpoint in made:
         endpoint.close()
+
+
+# What stops a run
+
+
+def test_without_room_in_the_budget_nobody_waits_at_the_gate() -> None:
+    with Endpoint(rate=2, burst=2) as endpoint:
+        run = Run(where(endpoint), budget=Budget(None, max_requests=1))
+        asked = [submit(run, question(number)) for number in range(200)]
+        done = outcomes(asked)
+        assert Counter(outcome.status for outcome in done) == {"ok": 1, "skipped_budget": 199}
+        line = run._home.line(where(endpoint))
+        assert len(line.gate._sent) == 1  # the others never came to it
+
+
+def test_a_run_that_stops_wakes_those_who_wait_for_another_try() -> None:
+    later = error_reply(429, "Later.", headers={"Retry-After": "100"})
+    with Endpoint(Fault("later", "api_error", lambda request: later)) as endpoint:
+        run = Run(where(endpoint))
+        asked = submit(run, question(0))
+        endpoint.wait_for(lambda one: one.requests and one.requests[0].ended)
+        run.stop(EndpointError("enough"))
+        with pytest.raises(EndpointError, match="enough"):
+            asked.result(timeout=50)
+        assert endpoint.count == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SSL_CERT_FILE", "/nowhere/cert.pem"),
+        ("HTTPS_PROXY", "socks9://user:secret@127.0.0.1:9"),
+        ("HTTPS_PROXY", "user:secret@no address"),
+    ],
+)
+def test_what_keeps_every_connection_from_being_made(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    run = Run(Where("https://nobody.invalid/v1", None))
+    with pytest.raises(EndpointError, match=f"nobody.invalid can be set up .*{name}") as raised:
+        submit(run, question(0)).result(timeout=60)
+    assert "secret" not in str(raised.value)
+    run.drain()  # counts nothing in flight, or this would wait for its timeout
+    assert run._in_flight == 0
+
+
+def test_rejections_count_for_a_run_and_not_for_the_process() -> None:
+    with Endpoint([None, *["http_400"] * 30]) as endpoint:
+        assert outcomes([submit(Run(where(endpoint)), question(0))])[0].status == "ok"
+        run = Run(where(endpoint, concurrency=1))
+        asked = [submit(run, question(number)) for number in range(1, 20)]
+        assert not wait(asked, timeout=60).not_done
+        assert sum(isinstance(each.exception(), EndpointError) for each in asked) == 12
+        assert endpoint.count == 9
+
+
+def test_an_answer_that_cannot_be_kept_for_any_reason_ends_the_run(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: Any) -> None:
+        raise MemoryError("no memory")
+
+    with Endpoint() as endpoint:
+        run = Run(where(endpoint), store=store)
+        monkeypatch.setattr(store, "put_many", no_memory)
+        with pytest.raises(StoreError, match="no memory"):
+            submit(run, question(0)).result(timeout=60)

@@ -23,7 +23,7 @@ from hf_regioncap import add_region_captions, caption_dataset
 from hf_regioncap.captioning import FAILED, prepare_row
 from hf_regioncap.errors import EndpointError
 from hf_regioncap.options import read_options
-from hf_regioncap.pipeline import plan_for, tables_of
+from hf_regioncap.reading import first_rows, plan_rows, tables_of
 
 ANSWERED = ("ok", "ok_partial", "api_bad_answer", "api_truncated", "api_refused")
 
@@ -582,7 +582,8 @@ def test_one_request_for_each_region_with_hundreds_in_flight(
         captioned = caption_dataset(dataset, concurrency=200, **options)
         assert endpoint.count == 300
         assert 40 < endpoint.max_in_flight <= 200
-    plan = plan_for(dataset, read_options(options))
+    read = read_options(options)
+    plan = plan_rows(first_rows(dataset, read.image_column), read)
     questions = [
         prepare_row(rows, index, plan)[1]
         for rows in tables_of(dataset)

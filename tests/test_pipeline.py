@@ -117,6 +117,45 @@ def test_a_stream_is_read_ahead_left_early_and_read_again(
         assert endpoint.count <= 60 + 3 * 2  # readers that left may have had two in flight
 
 
+@pytest.mark.parametrize("take", ["arrow", "rows", "parquet", "map", "retry"])
+def test_a_stream_of_plain_examples_with_nulls_keeps_its_types(
+    take: str, make_dataset: Any, tmp_path: Path
+) -> None:
+    """Neither the boxes that come in nor the captions that go out are of one inferred type."""
+    dataset = make_dataset(20)
+    rows = stored(dataset)
+    rows[3]["bbox"], rows[5]["bbox"] = None, []
+    source = IterableDataset.from_generator(lambda: iter(rows), features=dataset.features)
+
+    def every_third(request: Request) -> str | None:
+        return "refusal_words" if request.number % 3 == 0 else None
+
+    with Endpoint(every_third) as endpoint:
+        options: dict[str, Any] = {"base_url": endpoint.base_url, "propose": None}
+        stream = caption_dataset(source, **options)
+        if take == "arrow":
+            tables = list(stream.with_format("arrow").iter(batch_size=8))
+            done = [row for table in tables for row in table.to_pylist()]
+        elif take == "parquet":
+            stream.to_parquet(str(tmp_path / "all.parquet"))
+            done = stored(Dataset.from_parquet(str(tmp_path / "all.parquet")))
+        elif take == "map":
+            done = list(stream.map(lambda batch: batch, batched=True, batch_size=4))
+        elif take == "retry":
+            endpoint.behaviour = None
+            done = list(retry_failed(stream, **options))
+        else:
+            done = list(stream)
+    assert stream.features == Features({**dataset.features, **column_features()})
+    assert [row["number"] for row in done] == list(range(20))
+    statuses = Counter(row["answer_status"] for row in done)
+    assert statuses["no_boxes"] == 2
+    assert statuses["api_refused"] == (0 if take == "retry" else 6)
+    assert [row["region_captions"] for row in done if row["answer_status"] == "no_boxes"] == [
+        []
+    ] * 2
+
+
 def test_an_empty_stream(make_dataset: Any, endpoint: Endpoint) -> None:
     features = make_dataset(1).features
     none = IterableDataset.from_generator(lambda: iter(()), features=features)
@@ -133,6 +172,8 @@ def test_what_is_no_dataset(endpoint: Endpoint) -> None:
     for wrong in ({"image": []}, [1], None):
         with pytest.raises(OptionError, match="dataset must be a Dataset, DatasetDict or Iterable"):
             caption_dataset(wrong, base_url=endpoint.base_url)
+        with pytest.raises(OptionError, match="dataset must be a Dataset, DatasetDict or Iterable"):
+            estimate(wrong, base_url=endpoint.base_url)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +251,30 @@ def test_a_second_run_maps_nothing_and_other_pace_asks_nothing(
     assert {(told.rows, told.requests) for told in seen} == {(6, 0)}
     caption_dataset(dataset, caption_style="phrase", **options)
     assert endpoint.count == 12
+
+
+def test_failures_from_the_cache_raise_too_where_that_is_wanted(
+    make_dataset: Any, on_disk: Any
+) -> None:
+    dataset = on_disk(make_dataset(3))
+    with Endpoint("refusal_words") as endpoint:
+        options: dict[str, Any] = {"base_url": endpoint.base_url}
+        assert set(caption_dataset(dataset, **options)["answer_status"]) == {"api_refused"}
+        with pytest.raises(EndpointError, match="row 0: api_refused, from the cache"):
+            caption_dataset(dataset, on_error="raise", **options)
+        assert endpoint.count == 3
+
+
+def test_splits_that_come_from_the_cache_are_counted_too(make_dataset: Any, on_disk: Any) -> None:
+    old, new = on_disk(make_dataset(4)), on_disk(make_dataset(3, start=50))
+    seen: list[Progress] = []
+    with Endpoint() as endpoint:
+        options: dict[str, Any] = {"base_url": endpoint.base_url}
+        caption_dataset(old, **options)
+        splits = DatasetDict(new=new, old=old)
+        caption_dataset(splits, on_progress=seen.append, **options)
+        assert endpoint.count == 7
+    assert (seen[-1].rows, seen[-1].requests) == (7, 3)
 
 
 def test_shuffled_and_selected_rows(
