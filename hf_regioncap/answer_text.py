@@ -61,9 +61,6 @@ def clean(answer: str) -> str:
     return _ESCAPED_MARK.sub(r"<\1>", _PACKAGING.sub("", text)).strip()
 
 
-without_lone_surrogates = writable  # the name by which loose_json.py knows it
-
-
 def _after_thinking(text: str) -> str:
     pos = 0
     while opened := _THINKING.match(text, pos):

@@ -177,16 +177,8 @@ def fill_answers(row: Row, plan: Plan, outcomes: Sequence[Outcome]) -> Row:
 
     A row that is asked again keeps the captions, texts and tokens of before.
     """
-    before = dialogue.Outcome(regions=())
-    for region, place in enumerate(row.used, 1):
-        caption = row.region_captions[place]
-        if caption:
-            before.captions[region] = caption
-    if before.captions:
-        outcomes = [_before(row, before), *outcomes]
-    heard = dialogue.row_answer(
-        outcomes, len(row.used), per_region=plan.per_region and not before.captions
-    )
+    before = _before(row) if row.usage else None
+    heard = dialogue.row_answer(outcomes, len(row.used), per_region=plan.per_region, before=before)
     for place, caption in zip(row.used, heard.captions, strict=True):
         row.region_captions[place] = caption
     row.answer, row.usage = heard.answer, heard.usage
@@ -194,12 +186,17 @@ def fill_answers(row: Row, plan: Plan, outcomes: Sequence[Outcome]) -> Row:
     return row
 
 
-def _before(row: Row, before: Outcome) -> Outcome:
-    """What an earlier run has heard about the row, as an outcome to add to."""
+def _before(row: Row) -> Outcome:
+    """What an earlier run has heard about the row."""
+    before = dialogue.Outcome(regions=())
+    for region, place in enumerate(row.used, 1):
+        if caption := row.region_captions[place]:
+            before.captions[region] = caption
+    tokens = row.usage["prompt_tokens"], row.usage["completion_tokens"]
     if row.answer:
         before.texts.append(row.answer)
-    usage = row.usage or dialogue.NO_USAGE
-    before.paid["earlier"] = ((usage["prompt_tokens"], usage["completion_tokens"]),)
+    if row.answer or tokens != (None, None):
+        before.new.append(tokens)
     return before
 
 

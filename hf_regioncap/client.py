@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 from hf_regioncap import __version__, wire
-from hf_regioncap.dialogue import Ask, Heard, Outcome, Parse, read_answer
+from hf_regioncap.dialogue import Ask, Heard, Outcome, Tokens, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
+from hf_regioncap.options import Parse
 from hf_regioncap.store import AnswerStore, StoredAnswer
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class Run:
             self.tally.from_store += 1
             return stored
         heard = await self._ask_endpoint(line, ask, key)
-        return replace(heard, paid=paid + heard.paid)
+        return replace(heard, paid=paid + heard.paid, new=heard.paid)
 
     async def _ask_endpoint(self, line: Line, ask: Ask, key: str) -> Heard:
         """One loop for every retry that has to do with the network or the endpoint's state."""
@@ -492,20 +493,26 @@ def list_models(endpoint: Endpoint) -> Reply:
 
 def hear_from_store(
     store: AnswerStore | None, ask: Ask, key: str, parse: Parse | None
-) -> tuple[Heard | None, tuple[tuple[int | None, int | None], ...]]:
+) -> tuple[Heard | None, tuple[Tokens, ...]]:
     """The stored answer that serves, if there is one, and the tokens of all that are stored.
 
     Whether an answer serves is judged anew: the parser may have learned since, and refused, cut
-    or unreadable ones are kept only as evidence.
+    or unreadable ones are kept only as evidence; but the whole captions of a cut one, which were
+    paid for, are added to the answer that serves.
     """
     past = store.get(key) if store is not None else []
     paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past) or ask.paid
-    for answer in [] if ask.fresh else reversed(past):
+    serves: Heard | None = None
+    captions: dict[int, str] = {}
+    for answer in [] if ask.fresh else past:
         completion = wire.read_completion(answer.raw)
         reading = read_answer(completion, ask.question.regions, parse)
         if reading.status == "ok":
-            return Heard(completion, paid, reading=reading), paid
-    return None, paid
+            whole = replace(reading, captions=captions | reading.captions)
+            serves = Heard(completion, paid, reading=whole)
+        elif reading.status == "api_truncated":
+            captions |= reading.captions
+    return serves, paid
 
 
 class Budget(Protocol):

@@ -17,6 +17,7 @@ from hf_regioncap.captioning import answer_rows, caption_rows, open_run
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
 from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
+from hf_regioncap.proposals import can_propose
 from hf_regioncap.rows import (
     Plan,
     Row,
@@ -125,15 +126,15 @@ class ColumnFunction:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by name and recipe."""
-        return _by_name, (self.__name__, self.recipe)
+        """Pickle by name and recipe, and by whether rows can be given boxes here."""
+        return _by_name, (self.__name__, self.recipe, can_propose())
 
     def __repr__(self) -> str:
         """Name the function."""
         return f"<function {self.__name__}>"
 
 
-def _by_name(name: str, recipe: str) -> Any:
+def _by_name(name: str, *cached_under: object) -> Any:
     return globals()[name]
 
 

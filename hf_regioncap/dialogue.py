@@ -7,9 +7,10 @@ drives it. Statuses are those of the `answer_status` column.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
+from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
 from hf_regioncap.wire import Completion, redact, writable
@@ -22,7 +23,8 @@ TRUNCATED_TRIES = 2
 #: Characters; a model that has run away from its length limit says no caption.
 LONGEST_CAPTION = 50_000
 
-Parse = Callable[[str, Sequence[int]], Mapping[int, str]]
+#: Of one answer, prompt and completion; None where the endpoint did not say.
+Tokens = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Ask:
     question: Question
     token_limit: int
     fresh: bool = False  # a stored answer has been read already and did not serve
-    paid: tuple[tuple[int | None, int | None], ...] = ()  # what it has cost so far
+    paid: tuple[Tokens, ...] = ()  # what it has cost so far
     failures: int = 0  # tries so far that the network or the endpoint has failed
 
 
@@ -107,12 +109,13 @@ class Heard:
     """What came of a request: a completion, or the status and the reason why there is none.
 
     `paid` are the tokens (prompt, completion) of every answer that was ever received for this
-    question, None where an endpoint did not say; `reading` is what the completion says, where
-    that has been found out already.
+    question, `new` those of this request alone, None where an endpoint did not say; `reading` is
+    what the completion says, where that has been found out already.
     """
 
     completion: Completion | None = None
-    paid: tuple[tuple[int | None, int | None], ...] = ()
+    paid: tuple[Tokens, ...] = ()
+    new: tuple[Tokens, ...] = ()
     status: str = "ok"
     reason: str | None = None
     failures: int = 0
@@ -126,7 +129,8 @@ class Outcome:
     regions: tuple[int, ...]
     captions: dict[int, str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
-    paid: dict[str, tuple[tuple[int | None, int | None], ...]] = field(default_factory=dict)
+    paid: dict[str, tuple[Tokens, ...]] = field(default_factory=dict)
+    new: list[Tokens] = field(default_factory=list)
     status: str = "ok"
     reason: str | None = None
 
@@ -177,6 +181,7 @@ def _read_until_usable(
     while True:
         heard = yield ask
         outcome.paid[question.key] = heard.paid
+        outcome.new += heard.new
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), _texts(said)
         text = heard.completion.text or heard.completion.refusal
@@ -211,10 +216,17 @@ class RowAnswer:
 NO_USAGE: dict[str, int | None] = {"prompt_tokens": None, "completion_tokens": None}
 
 
-def row_answer(outcomes: Sequence[Outcome], count: int, *, per_region: bool = False) -> RowAnswer:
+def row_answer(
+    outcomes: Sequence[Outcome],
+    count: int,
+    *,
+    per_region: bool = False,
+    before: Outcome | None = None,
+) -> RowAnswer:
     """Put together what was heard about a row's `count` regions in one or several dialogues.
 
-    `per_region` says that each region was asked for by itself, which shapes `answer`.
+    `per_region` says that each region was asked for by itself, which shapes `answer`; `before` is
+    what an earlier run has left in the row, tokens as `new`.
 
     >>> heard = Outcome((1, 2), {2: "a dog"}, ["<region2>: a dog"])
     >>> row_answer([heard], 2)
@@ -222,11 +234,13 @@ def row_answer(outcomes: Sequence[Outcome], count: int, *, per_region: bool = Fa
         error='no caption for <region1>',
         usage={'prompt_tokens': None, 'completion_tokens': None})
     """
-    captions = {k: text for outcome in outcomes for k, text in outcome.captions.items()}
+    every = [before, *outcomes] if before is not None else outcomes
+    captions = {k: text for outcome in every for k, text in outcome.captions.items()}
     listed = [captions.get(region) for region in range(1, count + 1)]
     missing = [region for region, caption in enumerate(listed, 1) if caption is None]
     status, reason = _status(outcomes, missing, count)
-    return RowAnswer(_answer(outcomes, per_region), listed, status, reason, _usage(outcomes))
+    answer = _answer(outcomes, per_region, before)
+    return RowAnswer(answer, listed, status, reason, _usage(outcomes, before))
 
 
 def _status(
@@ -242,21 +256,44 @@ def _status(
     return "ok_partial", f"no caption for {list_regions(missing)}{why}"
 
 
-def _answer(outcomes: Sequence[Outcome], per_region: bool) -> str | None:
-    """The texts as received; one request per region gives a JSON object by region number."""
+def _answer(
+    outcomes: Sequence[Outcome], per_region: bool, before: Outcome | None = None
+) -> str | None:
+    """The texts as received; one request per region gives a JSON object by region number.
+
+    An earlier text stays where a caption was kept of it, and where nothing else came.
+    """
     texts = ["\n\n".join(outcome.texts) for outcome in outcomes]
+    earlier = before.texts if before and (before.captions or not any(texts)) else []
     if not per_region:
-        return "\n\n".join(texts) or None
-    by_region = {
+        return "\n\n".join(text for text in [*earlier, *texts] if text) or None
+    by_region = _by_region(earlier) | {
         str(outcome.regions[0]): text for outcome, text in zip(outcomes, texts, strict=True) if text
     }
-    return json.dumps(by_region, ensure_ascii=False) if by_region else None
+    ordered = dict(sorted(by_region.items(), key=lambda item: int(item[0])))
+    return json.dumps(ordered, ensure_ascii=False) if ordered else None
 
 
-def _usage(outcomes: Sequence[Outcome]) -> dict[str, int | None]:
-    """Tokens summed over every answer received, each question's once; null where unknown."""
-    paid = {key: tokens for outcome in outcomes for key, tokens in outcome.paid.items()}
-    counts = [tokens for answers in paid.values() for tokens in answers]
+def _by_region(earlier: Sequence[str]) -> dict[str, str]:
+    """An earlier answer's texts by region; nothing of what is not of that form."""
+    try:
+        read = json.loads(earlier[0]) if earlier else {}
+    except ValueError:
+        return {}
+    items = read.items() if isinstance(read, dict) else ()
+    return {key: text for key, text in items if key.isdecimal() and isinstance(text, str)}
+
+
+def _usage(outcomes: Sequence[Outcome], before: Outcome | None = None) -> dict[str, int | None]:
+    """Tokens summed over every answer received, each question's once; null where unknown.
+
+    What the row has paid `before` is in its column, and in the store once more.
+    """
+    if before is not None:
+        counts = [tokens for outcome in (before, *outcomes) for tokens in outcome.new]
+    else:
+        paid = {key: tokens for outcome in outcomes for key, tokens in outcome.paid.items()}
+        counts = [tokens for answers in paid.values() for tokens in answers]
     sums: list[int | None] = []
     for place in (0, 1):
         known = [tokens[place] for tokens in counts]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from hf_regioncap.answer_text import COLONS, MOST_MARKS, without_lone_surrogates
+from hf_regioncap.answer_text import COLONS, MOST_MARKS
+from hf_regioncap.wire import writable
 
 
 class Found(NamedTuple):
@@ -165,7 +166,7 @@ def unescape(text: str) -> str:
             return chr(int(code[1:], 16))
         return _ESCAPED.get(code, code if code in _QUOTES else found[0])
 
-    return without_lone_surrogates(_ESCAPE.sub(plain, text))
+    return writable(_ESCAPE.sub(plain, text))
 
 
 CAPTION_FIELDS = (

@@ -327,7 +327,7 @@ def _check_base_url(base_url: str | None) -> None:
     if not usable or base_url != base_url.strip():
         raise OptionError(
             f"base_url must be 'offline' or an address like 'http://localhost:8000/v1', "
-            f"got {base_url!r}"
+            f"got {base_url.partition('?')[0]!r}"  # what follows may be a key
         )
     if parts.username or parts.password:
         raise OptionError(

@@ -47,7 +47,10 @@ _WRITE_BATCH = 64
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is and what it has spent; `cost` in dollars, None where no price is known."""
+    """How far a run is and what it has spent.
+
+    `cost` is in dollars, None where no price is known or an answer did not tell its tokens.
+    """
 
     rows: int = 0
     failed: int = 0
@@ -85,7 +88,9 @@ def caption_dataset(
     Takes a `Dataset`, a `DatasetDict` or their streaming kin and gives back the same kind. The
     options are checked on a sample first. `max_requests` and `max_cost` (dollars) are hard stops
     that count retries too; rows beyond get the status `skipped_budget`. `price` is dollars per
-    million prompt and completion tokens, where the model's is not known.
+    million prompt and completion tokens, where the model's is not known. A stream is captioned
+    anew whenever it is read, from the answer store as far as that goes: write it down once, with
+    `write_dataset`, and go on from what was written.
 
     >>> from PIL import Image
     >>> from datasets import Dataset

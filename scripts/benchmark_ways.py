@@ -146,7 +146,7 @@ def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int
     for number, line in enumerate(lines):
         row = json.loads(line)
         photo = str(files / row["image"])
-        height, width = cv2.imread(photo).shape[:2]
+        height, width = read(photo).shape[:2]
         boxes = row["bbox"][:10]
         corners = [
             [x / width, y / height, (x + w) / width, (y + h) / height] for x, y, w, h in boxes
@@ -169,11 +169,17 @@ def seed(path: Path, rows: int, base_url: str, concurrency: int, batch_size: int
         result.writelines(json.dumps(row) + "\n" for row in marked)
 
 
+def read(photo: str) -> Any:
+    import cv2
+
+    return cv2.imread(photo)
+
+
 def darkened_and_drawn(photo: str, boxes: list[list[float]]) -> Any:
     import cv2
     import numpy as np
 
-    picture = cv2.imread(photo)
+    picture = read(photo)
     picture = cv2.addWeighted(picture, 0.8, np.zeros_like(picture), 0.2, 0)
     font, size, weight = cv2.FONT_HERSHEY_SIMPLEX, 0.65, 2
     for number, box in enumerate(boxes, 1):

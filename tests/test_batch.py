@@ -56,6 +56,38 @@ def test_the_lines_are_those_of_the_batch_api(tmp_path: Path) -> None:
     assert len({line["custom_id"] for line in lines}) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "environ", "present", "absent"),
+    [
+        ({"model": "gpt-4o-mini"}, {}, "max_completion_tokens temperature", "max_tokens"),
+        ({"model": "gpt-5-mini"}, {}, "max_completion_tokens", "max_tokens temperature"),
+        ({"base_url": "http://localhost:8000/v1"}, {}, "max_tokens", "max_completion_tokens"),
+        (
+            {"model": "m"},
+            {"OPENAI_BASE_URL": "https://api.example.com/v1"},
+            "max_tokens",
+            "max_completion_tokens",
+        ),
+        ({"token_parameter": "max_tokens"}, {}, "max_tokens", "max_completion_tokens"),
+        ({"answer_form": "text"}, {}, "max_completion_tokens", "response_format"),
+    ],
+)
+def test_a_line_says_what_a_live_run_would_say_first(
+    options: dict[str, Any],
+    environ: dict[str, str],
+    present: str,
+    absent: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch's lines are not corrected after a refusal."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    [line] = read(export_requests(rows(1), tmp_path, **options).files)
+    assert set(present.split()) <= set(line["body"])
+    assert not set(absent.split()) & set(line["body"])
+
+
 def test_files_stay_below_both_limits(tmp_path: Path) -> None:
     many = export_requests(rows(5), tmp_path / "lines", max_file_lines=2, model="m")
     assert [len(read([file])) for file in many.files] == [2, 2, 1]
@@ -71,6 +103,60 @@ def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     export_requests(rows(5), tmp_path, max_file_lines=1, model="m")
     exported = export_requests(rows(2), tmp_path, max_file_lines=1, model="m")
     assert sorted(tmp_path.glob("*.jsonl")) == sorted(exported.files)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bbox_column": "boxs"}, {"max_file_bytes": 100}, {"box_unit": "inch"}]
+)
+def test_an_export_that_fails_leaves_the_earlier_one(wrong: dict[str, Any], tmp_path: Path) -> None:
+    export_requests(rows(2), tmp_path, model="m")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
+    with pytest.raises(OptionError):
+        export_requests(rows(3), tmp_path, model="m", **wrong)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == before
+    assert [path.name for path in tmp_path.glob(".export-*")] == []
+
+
+def test_an_export_with_nothing_left_to_ask_leaves_no_files(tmp_path: Path) -> None:
+    options = {"model": "m", "answer_store": tmp_path / "answers.sqlite"}
+    with Endpoint() as endpoint:
+        requests = read(export_requests(rows(2), tmp_path / "out", **options).files)
+        results = [answer(endpoint, request) for request in requests]
+    import_results([write(tmp_path / "results.jsonl", results)], **options)
+    exported = export_requests(rows(2), tmp_path / "out", **options)
+    assert (exported.files, exported.requests) == ((), 0)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+MESSAGE = {"error": {"message": "Unsupported parameter: 'max_tokens'", "code": 400}}
+
+
+@pytest.mark.parametrize(
+    ("response", "error", "reason"),
+    [
+        (None, None, "no reason given"),
+        (None, {"code": "batch_expired", "message": "…"}, "batch_expired"),
+        (None, {"message": "it was cancelled"}, "it was cancelled"),
+        (None, "it was cancelled", "it was cancelled"),
+        ({"status_code": 500}, None, "HTTP 500: no reason given"),
+        ({"status_code": 400, "body": MESSAGE}, None, f"HTTP 400: {MESSAGE['error']['message']}"),
+        (
+            {"status_code": 400, "body": MESSAGE},
+            MESSAGE["error"],
+            f"HTTP 400: {MESSAGE['error']['message']}",
+        ),
+        (
+            {"status_code": 401, "body": "no such key: sk-canary-0123"},
+            None,
+            "HTTP 401: no such key: [key]",
+        ),
+    ],
+)
+def test_a_failed_line_tells_why(response: Any, error: Any, reason: str, tmp_path: Path) -> None:
+    line = {"id": "b", "custom_id": "c", "response": response, "error": error}
+    imported = import_results([write(tmp_path / "out.jsonl", [line])])
+    assert imported.reasons == {reason: 1}
+    assert (imported.stored, imported.failed) == (0, 1)
 
 
 def test_shuffled_missing_repeated_and_failed_lines(tmp_path: Path) -> None:

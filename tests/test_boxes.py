@@ -256,6 +256,35 @@ def test_place_boxes(box: list[float], status: str, place: list[float] | None) -
                 assert np.allclose(placed.xywh[0], place, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "box",
+    [[376.2, 40.36, 75.55, 46.53], [0.1, 0.2, 639.9, 479.8], [-1e-7, 0.0, 640.0000001, 480.0]],
+)
+def test_an_ok_box_comes_back_as_it_was_given(box: list[float]) -> None:
+    for limit, status in ((1, "ok"), (0, "over_limit")):
+        placed = place_boxes([box], SIZE, max_boxes=limit)
+        assert placed.status == [status]
+        assert placed.xywh == [box]
+
+
+@given(
+    xywh=st.tuples(*[st.floats(0, 300, allow_subnormal=False)] * 2, *[st.floats(1, 170)] * 2).map(
+        list
+    )
+)
+def test_any_ok_box_comes_back_as_it_was_given(xywh: list[float]) -> None:
+    placed = place_boxes([xywh, np.array(xywh)], SIZE)
+    assert placed.status == ["ok", "ok"]
+    assert placed.xywh == [xywh, xywh]
+
+
+def test_sums_of_floats_leave_nothing_behind() -> None:
+    box, tidy = [376.2, 40.36, 451.75, 86.89], [376.2, 40.36, 75.55, 46.53]
+    assert box[2] - box[0] != tidy[2]
+    assert place_boxes([box], SIZE, box_format="xyxy").xywh == [tidy]
+    assert place_boxes([[-3.3, 0, 20.4, 9]], SIZE).xywh == [[0, 0, 17.1, 9]]
+
+
 def test_no_boxes() -> None:
     placed = place_boxes([], SIZE)
     assert placed.status == []
@@ -326,12 +355,12 @@ def test_placing_never_raises_and_keeps_its_promises(
         if place is not None:
             assert size_wh is not None
             x, y, w, h = place
-            assert x >= 0
-            assert y >= 0
+            assert x >= -1e-3  # float noise of an `ok` box comes back with it
+            assert y >= -1e-3
             assert w >= 1 - 1e-3
             assert h >= 1 - 1e-3
-            assert x + w <= size_wh[0] + 1e-9
-            assert y + h <= size_wh[1] + 1e-9
+            assert x + w <= size_wh[0] + 1.001e-3
+            assert y + h <= size_wh[1] + 1.001e-3
 
 
 @given(box=boxes, size_wh=sizes)
@@ -446,6 +475,30 @@ def test_a_few_bad_boxes_are_no_bad_column() -> None:
         )
     rows = [(TRUE * 3 + [[0.1, 0.1, 0.2, 0.2]] * 5, SIZE)]
     check_fit(rows, box_format="xywh", box_unit="pixel")
+
+
+#: xywh pixels in 640 by 480: at the left edge, inside, and some that reach out by 40 to 50.
+EDGE = [[4, 6, 90, 80], [0, 300, 120, 100]]
+INSIDE = [[90 + 20 * n, 80 + 15 * n, 120, 100] for n in range(9)]
+OVERHANGING = [[560, 100, 120, 90], [570, 200, 120, 90], [300, 430, 100, 90]]
+
+
+@pytest.mark.parametrize("overhanging", [OVERHANGING, OVERHANGING * 3, OVERHANGING * 20])
+def test_boxes_that_clipping_saves_are_no_evidence_of_a_unit(overhanging: Any) -> None:
+    # All of these fit permille, too: who took that advice would spoil the data.
+    stored = EDGE + INSIDE + overhanging
+    check_fit([(stored, SIZE)], box_format="xywh", box_unit="pixel")
+    corners = to_xyxy(stored, "xywh").tolist()
+    check_fit([(corners, SIZE)], box_format="xyxy", box_unit="pixel")
+    assert "clipped" in place_boxes(overhanging, SIZE).status
+
+
+def test_fewer_than_half_that_reach_out_are_no_evidence_of_a_format() -> None:
+    middles = [[x + w / 2, y + h / 2, w, h] for x, y, w, h in INSIDE]
+    reaching = [[560, 100, 120, 90], [580, 200, 110, 90], [300, 420, 100, 90]]  # as xywh
+    check_fit([(middles + reaching, SIZE)], box_format="xywh", box_unit="pixel")
+    with pytest.raises(OptionError, match=r"9 of 18 boxes .* pass box_format='cxcywh'"):
+        check_fit([(middles + reaching * 3, SIZE)], box_format="xywh", box_unit="pixel")
 
 
 def test_boxes_that_fit_nothing_are_told_by_their_status() -> None:

@@ -332,6 +332,85 @@ def test_the_four_one_after_another_equal_the_one(
     assert fused["answer_status"] == ["ok", "ok", "ok", "image_null"]
 
 
+def asked_with(overlays: list[Any]) -> list[list[str]]:
+    """The right captions of the two regions of each picture, however it is held."""
+    return [[expected_caption(image, region) for region in (1, 2)] for image in overlays]
+
+
+@pytest.mark.parametrize("form", ["examples", "numpy", "plain stream"])
+def test_decoded_rows_are_asked_about_too(form: str, make_dataset: Any, endpoint: Endpoint) -> None:
+    options = {"base_url": endpoint.base_url, "max_boxes": 2}
+    rows: Any = make_dataset(3)
+    rows = rows.to_iterable_dataset() if form == "plain stream" else rows
+    for step in CHAIN[:3]:
+        rows = rows.map(step, batched=True, fn_kwargs=options)
+    if form == "examples":
+        added = [add_answers(row, **options) for row in rows]
+    else:
+        rows = rows.with_format("numpy") if form == "numpy" else rows
+        added = list(rows.map(add_answers, batched=True, batch_size=2, fn_kwargs=options))
+    assert [row["answer_status"] for row in added] == ["ok"] * 3
+    images = [request.question.images[0] for request in endpoint.requests]
+    assert all(image.startswith(b"\xff\xd8\xff") for image in images)
+    said = [list(row["region_captions"]) for row in added]
+    assert sorted(said) == sorted(asked_with(images))
+    assert len({str(captions) for captions in said}) == 3
+
+
+def test_decoded_rows_with_nothing_to_ask(users_own: Dataset, endpoint: Endpoint) -> None:
+    options = {"base_url": endpoint.base_url}
+    rows = users_own
+    for step in CHAIN[:3]:
+        rows = rows.map(step, batched=True, fn_kwargs=options)
+    for form in (None, "numpy"):
+        added = [add_answers(row, **options) for row in rows.with_format(form)]
+        assert [row["answer_status"] for row in added] == ["ok", "ok", "ok", "image_null"]
+
+
+@pytest.mark.parametrize("view", ["crop", "both"])
+def test_a_picture_that_cannot_be_read_for_its_crops_says_so(
+    view: str, make_photo: Callable[..., bytes], endpoint: Endpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(make_photo(1))
+    row: dict[str, Any] = {"image": str(tmp_path / "a.png"), "bbox": [[2, 2, 20, 20]]}
+    for step in CHAIN[:3]:
+        row |= step(row, image_root=tmp_path)
+    options = {"base_url": endpoint.base_url, "view": view}
+    added = add_answers(row, **options)
+    assert added["answer_status"] == "image_refused"
+    assert "pass image_root=FOLDER" in added["answer_error"]
+    (tmp_path / "a.png").unlink()
+    assert add_answers(row, image_root=tmp_path, **options)["answer_status"] == "image_missing"
+    assert endpoint.count == 0
+
+
+@pytest.mark.parametrize("name", ["prompt", "image_with_bbox"])
+def test_a_column_that_was_emptied_is_named(
+    name: str, make_dataset: Any, endpoint: Endpoint
+) -> None:
+    (row,) = stored(make_dataset(1))
+    for step in CHAIN[:3]:
+        row |= step(row)
+    added = add_answers(row | {name: None}, base_url=endpoint.base_url)
+    assert added["answer_status"] == "boxes_invalid"
+    assert added["answer_error"] == f"the boxes cannot be asked about: {name} is null"
+    assert endpoint.count == 0
+
+
+def raising(image: Any) -> Any:
+    raise ZeroDivisionError("no detector")
+
+
+def test_why_propose_raised_is_all_that_the_chain_loses(make_dataset: Any) -> None:
+    (row,) = stored(make_dataset(1, regions=0))
+    options: dict[str, Any] = {"base_url": "offline", "propose": raising}
+    fused, chained = add_region_captions(row, **options), {}
+    for step in CHAIN:
+        chained |= step(row | chained, **options)
+    assert "ZeroDivisionError: no detector" in fused["answer_error"]
+    assert chained == fused | {"answer_error": "the row has no boxes"}
+
+
 @pytest.mark.parametrize("single", [True, False])
 def test_plain_dicts_give_the_new_columns_only_and_stay_as_they_are(
     single: bool, make_dataset: Any, endpoint: Endpoint
@@ -397,6 +476,37 @@ def test_options_that_cannot_work_are_named_before_any_request(
     assert pickle.loads(pickle.dumps(raised.value)).args == raised.value.args
 
 
+NAMED: list[tuple[dict[str, float], str, list[str]]] = [
+    # a box with its names, the format they were taken for, the ways out
+    ({"xmin": 4, "ymin": 5, "xmax": 30, "ymax": 25}, "xywh", ["xyxy"]),
+    ({"x1": 4, "y1": 5, "x2": 30, "y2": 25}, "xywh", ["xyxy"]),
+    ({"x1": 4, "y1": 5, "x2": 30, "y2": 25}, "cxcywh", ["xyxy"]),
+    ({"x": 4, "y": 5, "width": 26, "height": 20}, "xyxy", ["xywh", "cxcywh"]),
+    ({"x": 4, "y": 5, "w": 26, "h": 20}, "xyxy", ["xywh", "cxcywh"]),
+]
+
+
+@pytest.mark.parametrize(("box", "wrong", "ways_out"), NAMED, ids=str)
+def test_names_of_a_boxs_numbers_that_say_another_format(
+    box: dict[str, float], wrong: str, ways_out: list[str], make_dataset: Any, endpoint: Endpoint
+) -> None:
+    plain = make_dataset(1).remove_columns("bbox")
+    dataset = Dataset.from_list([row | {"bbox": [box, box]} for row in stored(plain)])
+    dataset = dataset.cast_column("image", Image())
+    options = {"base_url": endpoint.base_url, "box_format": wrong}
+    with pytest.raises(OptionError) as raised:
+        dataset.map(add_region_captions, batched=True, fn_kwargs=options)
+    assert f"bbox_column 'bbox' holds boxes as {{{', '.join(box)}}}" in str(raised.value)
+    assert f"box_format='{wrong}'" in str(raised.value)
+    advice = " or ".join(f"box_format='{way}'" for way in ways_out)
+    assert str(raised.value).endswith(f"pass {advice}")
+    assert endpoint.count == 0
+    for way in ways_out:
+        placed = dataset.map(add_boxes, batched=True, fn_kwargs={"box_format": way})
+        x, y = (4.0, 5.0) if way != "cxcywh" else (0.0, 0.0)
+        assert placed["region_boxes"][0][0][:2] == [x, y]
+
+
 @pytest.mark.parametrize("function", STEPS)
 def test_a_name_that_is_taken_and_the_way_out(
     function: str, make_dataset: Any, endpoint: Endpoint
@@ -452,7 +562,9 @@ def test_the_callables_show_and_pickle_themselves(name: str) -> None:
     assert dill.loads(dill.dumps(function)) is function
 
 
-@pytest.mark.parametrize(("what", "value"), [("RECIPE", 2), ("__version__", "99.0")])
+@pytest.mark.parametrize(
+    ("what", "value"), [("RECIPE", columns.RECIPE + 1), ("__version__", "99.0")]
+)
 def test_another_recipe_or_version_is_another_fingerprint(
     what: str, value: Any, monkeypatch: pytest.MonkeyPatch, make_dataset: Any, on_disk: Any
 ) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hf_regioncap import caption_dataset
 from hf_regioncap.client import Reply, Tally
 from hf_regioncap.costs import (
     Budget,
@@ -168,6 +171,37 @@ def test_what_was_spent_is_what_was_told() -> None:
     unknown = Budget(None)
     unknown.follow(tally)
     assert unknown.spent is None
+
+
+@pytest.mark.parametrize(
+    ("price", "spent"), [(Price(1.0, 2.0), None), (Price(0.0, 2.0), None), (Price(0.0, 0.0), 0.0)]
+)
+def test_what_was_spent_is_unknown_where_an_answer_did_not_tell(
+    price: Price, spent: float | None
+) -> None:
+    budget = Budget(price)
+    budget.follow(Tally(prompt_tokens=1_000_000, completion_tokens=500, unknown_usage=1))
+    assert budget.spent == spent
+
+
+def test_an_endpoint_without_usage_is_not_shown_as_free(
+    make_dataset: Callable[..., Any], endpoint: Endpoint
+) -> None:
+    endpoint.behaviour = "usage_missing"
+    seen: list[float | None] = []
+    options = {"base_url": endpoint.base_url, "on_progress": lambda told: seen.append(told.cost)}
+    caption_dataset(make_dataset(2), price=(1.0, 2.0), answer_store=None, **options)
+    assert seen[-1] is None
+    caption_dataset(make_dataset(2, start=2), answer_store=None, **options)
+    assert seen[-1] == 0.0  # on this machine nothing is paid
+
+
+def test_a_price_needs_an_address_that_can_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
+    assert find_price(Options()) == Price(0.0, 0.0)
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost")
+    with pytest.raises(OptionError, match="OPENAI_BASE_URL must be an address"):
+        find_price(Options())
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(1, 20))

@@ -181,6 +181,33 @@ DIALOGUES: dict[str, tuple[list[Heard], list[tuple[int, ...]], str, dict[int, st
         "ok",
         CATS,
     ),
+    "cut once, what was whole stays": (
+        [said('{"1": "a cat", "2": "a do', "length"), said('{"2": "a dog"}')],
+        [(1, 2), (1, 2)],
+        "ok",
+        CATS,
+    ),
+    "cut once, a later caption counts": (
+        [said('{"1": "a cow", "2": "a do', "length"), BOTH],
+        [(1, 2), (1, 2)],
+        "ok",
+        CATS,
+    ),
+    "cut twice, each time elsewhere": (
+        [
+            said('{"1": "a cat", "2": "a do', "length"),
+            said('{"2": "a dog", "1": "a ca', "length"),
+        ],
+        [(1, 2), (1, 2)],
+        "api_truncated",
+        CATS,
+    ),
+    "cut once, then an error": (
+        [said('{"1": "a cat", "2": "a do', "length"), failed(), SECOND],
+        [(1, 2), (1, 2), (2,)],
+        "ok",
+        CATS,
+    ),
     "the tries of each kind count apart": (
         [BAD, CUT, BAD, BOTH],
         [(1, 2)] * 4,
@@ -288,6 +315,12 @@ def test_a_reading_that_was_made_already_is_taken() -> None:
         ([said("mumble"), failed()], ["mumble"]),
         ([FIRST, SECOND], ["<region1>: a cat", "<region2>: a dog"]),
         ([FIRST, failed()], ["<region1>: a cat"]),
+        # A text that a caption was kept of stays, too.
+        (
+            [said('{"1": "a cat", "2": "a do', "length"), SECOND],
+            ['{"1": "a cat", "2": "a do', "<region2>: a dog"],
+        ),
+        ([said('{"1": "a cow", "2": "a do', "length"), BOTH], ['{"1": "a cat", "2": "a dog"}']),
     ],
 )
 def test_texts_are_kept_as_received(replies: list[Heard], texts: list[str]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import Dataset
 from endpoint import Endpoint
+from PIL import Image
 
+from hf_regioncap import EndpointError, caption_dataset
 from hf_regioncap.__main__ import main
 from hf_regioncap.doctor import Finding, examine
 from hf_regioncap.options import read_options
+from hf_regioncap.prompts import PROMPT
 
 
 def findings(**options: object) -> dict[str, Finding]:
@@ -56,6 +63,97 @@ def test_an_endpoint_with_ways_of_its_own(fault: str) -> None:
     else:
         assert found["image"].ok is False
     assert "Traceback" not in words
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "named"),
+    [
+        ("rejects_json_schema", {"answer_form": "json_schema"}, "answer_form="),
+        ("rejects_max_tokens", {"token_parameter": "max_tokens"}, "token_parameter="),
+        ("rejects_temperature", {"temperature": 0.5}, "temperature="),
+        ("rejects_seed", {"seed": 7}, "seed="),
+    ],
+)
+def test_what_the_user_fixed_and_the_run_dies_of(
+    fault: str, options: dict[str, Any], named: str
+) -> None:
+    with Endpoint(fault) as endpoint:
+        found = findings(base_url=endpoint.base_url, **options)
+        assert found["parameter"].ok is False
+        assert named in found["parameter"].words
+        ran = {"base_url": endpoint.base_url, "answer_store": None, **options}
+        with pytest.raises(EndpointError):
+            caption_dataset(one_row(), **ran)
+
+
+def one_row(**columns: Any) -> Dataset:
+    picture = Image.new("RGB", (64, 48), "red")
+    boxes = [[4, 4, 30, 20], [20, 10, 25, 30]]
+    return Dataset.from_list([{"image": picture, "bbox": boxes, **columns}])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "seed": 7,
+            "detail": "low",
+            "answer_form": "json_object",
+            "system_prompt": "You are at {place}.",
+            "prompt": "{regions} at {place}?",
+            "extra_body": {"top_p": 0.9},
+            "max_tokens": 321,
+            "temperature": 0.5,
+            "language": "German",
+            "caption_style": "phrase",
+        },
+        {"view": "crop"},
+        {"view": "both", "system_prompt": ""},
+        {"label_column": "kind", "token_parameter": "max_completion_tokens"},
+        {"prompt_column": "question", "box_unit": "fraction", "box_format": "xyxy"},
+    ],
+)
+def test_the_doctor_asks_what_the_run_asks(options: dict[str, Any]) -> None:
+    columns = {"place": "place", "kind": ["red", "blue"], "question": PROMPT}
+    if "box_unit" in options:
+        columns["bbox"] = [[0.1, 0.1, 0.5, 0.5], [0.3, 0.3, 0.9, 0.9]]
+    with Endpoint(keep_bodies=True) as endpoint:
+        asked = {"base_url": endpoint.base_url, **options}
+        findings(**asked)
+        [doctors] = [each.body for each in endpoint.requests if each.method == "POST"]
+        endpoint.reset()
+        caption_dataset(one_row(**columns), answer_store=None, **asked)
+        runs = [each.body for each in endpoint.requests]
+    assert without_pictures(doctors) in [without_pictures(body) for body in runs]
+
+
+def without_pictures(body: Any) -> str:
+    return re.sub(r"base64,[\w+/=]*", "base64,", json.dumps(body, sort_keys=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"prompt": "{labels}"}, {"system_prompt": "{"}, {"prompt": "{regions!r}"}]
+)
+def test_a_template_that_cannot_be_filled(options: dict[str, Any]) -> None:
+    found = findings(base_url="offline", **options)
+    assert found["prompt"].ok is False
+    assert found["prompt"].words.startswith(next(iter(options)))
+
+
+def test_an_answer_that_is_cut_names_the_limit() -> None:
+    with Endpoint("cut_at_length") as endpoint:
+        found = findings(base_url=endpoint.base_url, max_tokens=40)
+    assert found["image"].ok is None
+    assert found["image"].words.endswith("cut at 40 tokens: pass a larger max_tokens=")
+
+
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "example.com")
+    found = findings()
+    assert found["endpoint"].ok is False
+    assert "OPENAI_BASE_URL" in found["endpoint"].words
+    assert found["price"].ok is None
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import os
 import pickle
 
 import pytest
+from endpoint import Endpoint
 
-from hf_regioncap.endpoint import is_loopback, resolve_endpoint
+from hf_regioncap.client import list_models
+from hf_regioncap.endpoint import find_address, is_loopback, resolve_endpoint
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OPENAI_URL, Options
 
@@ -38,6 +40,14 @@ KEYS: list[tuple[str | None, str | None, dict[str, str], str, str | None]] = [
     (None, None, OPENAI | {"OPENAI_BASE_URL": "  "}, OPENAI_URL, CANARY),
     (ELSEWHERE, None, OPENAI | {"OPENAI_BASE_URL": ELSEWHERE}, ELSEWHERE, CANARY),
     (LOOPBACK, None, OPENAI | {"OPENAI_BASE_URL": ELSEWHERE}, LOOPBACK, None),
+    (
+        ELSEWHERE,
+        None,
+        OPENAI | {"OPENAI_BASE_URL": "https://API.example.com:443/"},
+        ELSEWHERE,
+        CANARY,
+    ),
+    (LOOPBACK, None, OPENAI | {"OPENAI_BASE_URL": "http://["}, LOOPBACK, None),
     (ELSEWHERE, "", OPENAI, ELSEWHERE, None),
     (ELSEWHERE, "OTHER", OPENAI | {"OTHER": "another-key"}, ELSEWHERE, "another-key"),
 ]
@@ -70,7 +80,17 @@ def test_address_and_key(
         (ELSEWHERE, "OTHER", OPENAI, "the environment variable 'OTHER' is not set"),
         (ELSEWHERE, "OTHER", OPENAI | {"OTHER": " "}, "the environment variable 'OTHER' is not"),
         (LOOPBACK, "OTHER", OPENAI, "the environment variable 'OTHER' is not set"),
-        (None, None, OPENAI | {"OPENAI_BASE_URL": "example.com"}, "base_url must be 'offline'"),
+        ("https://h:99/v1", None, OPENAI | {"OPENAI_BASE_URL": "https://h:8443"}, "for h?"),
+        ("http://h/v1", None, OPENAI | {"OPENAI_BASE_URL": "https://h/v1"}, "for h?"),
+        (ELSEWHERE, None, OPENAI | {"OPENAI_BASE_URL": "http://["}, "for api.example.com?"),
+        (None, None, OPENAI | {"OPENAI_BASE_URL": "example.com"}, "OPENAI_BASE_URL must be an"),
+        (None, None, OPENAI | {"OPENAI_BASE_URL": "offline"}, "OPENAI_BASE_URL must be an"),
+        (None, None, OPENAI | {"OPENAI_BASE_URL": "http://[/canary"}, "OPENAI_BASE_URL must be"),
+        (None, None, OPENAI | {"OPENAI_BASE_URL": "h?key=canary"}, "OPENAI_BASE_URL must be"),
+        (ELSEWHERE + "?key=canary", "", {}, "base_url must not hold a query or fragment"),
+        (ELSEWHERE + "#canary", "", {}, "pass extra_query="),
+        (LOOPBACK + "/?", None, {}, "base_url must not hold a query"),
+        (None, None, {"OPENAI_BASE_URL": ELSEWHERE + "?a=canary"}, "OPENAI_BASE_URL must not hold"),
         (None, None, {"OPENAI_API_KEY": "sk-two words-canary"}, "no HTTP header can carry"),
         (None, None, {"OPENAI_API_KEY": "sk-canary\nX: y"}, "no HTTP header can carry"),
         (None, None, {"OPENAI_API_KEY": "sk-canaryé"}, "no HTTP header can carry"),
@@ -130,6 +150,46 @@ def test_options_travel_along() -> None:
     assert (endpoint.timeout, endpoint.concurrency) == (7, 3)
     assert endpoint == resolve_endpoint(options, {})
     assert hash(endpoint) == hash(resolve_endpoint(options, {}))
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ("a", "b"), [], 1.5, None, True, ""])
+def test_query_parameters_may_be_plain_values_and_lists(names: object) -> None:
+    options = Options(base_url=LOOPBACK, extra_query={"names": names})
+    [(name, value)] = resolve_endpoint(options, {}).query
+    assert (name, list(value) if isinstance(value, tuple) else value) == (
+        "names",
+        list(names) if isinstance(names, list | tuple) else names,
+    )
+    assert hash(resolve_endpoint(options, {}))
+
+
+@pytest.mark.parametrize(
+    "query", [{"a": {"b": "canary"}}, {"a": [["canary"]]}, {"a": {"canary"}}, {1: "canary"}]
+)
+def test_a_nested_query_is_refused(query: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="extra_query") as caught:
+        resolve_endpoint(Options(base_url=LOOPBACK, extra_query=query), {})
+    assert "canary" not in str(caught.value)
+
+
+def test_a_list_gives_its_parameter_several_times(endpoint: Endpoint) -> None:
+    query = {"names": ["a", "b"], "version": 1}
+    found = resolve_endpoint(Options(base_url=endpoint.base_url, extra_query=query), {})
+    list_models(found)
+    assert [request.query for request in endpoint.requests] == ["names=a&names=b&version=1"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "environ", "url"),
+    [
+        (None, {}, OPENAI_URL),
+        (None, {"OPENAI_BASE_URL": f" {ELSEWHERE}/ "}, ELSEWHERE),
+        (LOOPBACK, {"OPENAI_BASE_URL": ELSEWHERE}, LOOPBACK),
+        ("offline", {"OPENAI_BASE_URL": ELSEWHERE}, "offline"),
+    ],
+)
+def test_an_address_needs_no_key(base_url: str | None, environ: dict[str, str], url: str) -> None:
+    assert find_address(Options(base_url=base_url), environ) == url
 
 
 @pytest.mark.parametrize(

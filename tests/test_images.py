@@ -7,6 +7,8 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -253,7 +255,7 @@ def test_lossless_formats_keep_every_pixel(form: str, options: dict[str, Any]) -
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
 @pytest.mark.parametrize("orientation", [0, *range(1, 9), 9, 65535])
-def test_orientation(form: str, orientation: int) -> None:
+def test_orientation(form: str, orientation: int, tmp_path: Path) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     raw = with_orientation(form, orientation, **options)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB")
@@ -262,7 +264,9 @@ def test_orientation(form: str, orientation: int) -> None:
     assert picture.image.size == picture.size_wh == expected.size
     assert np.abs(np.subtract(picture.image, expected, dtype=int)).max() <= 3
     if form != "PNG":  # its EXIF may follow the pixels, which a look at the header does not read
-        assert peek_picture(raw).size_wh == expected.size
+        (tmp_path / "photo").write_bytes(raw)
+        for value in (raw, tmp_path / "photo"):
+            assert peek_picture(value, image_root=tmp_path).size_wh == expected.size
 
 
 def test_an_orientation_after_the_pixels_of_a_png() -> None:
@@ -460,14 +464,67 @@ def test_bombs_are_refused_before_they_are_decoded(size_wh: tuple[int, int]) -> 
     assert open_picture(png_of_size(*size_wh)).status == "image_too_large"
 
 
-def test_a_bomb_that_pillow_only_warns_of() -> None:
-    raw = png_of_size(10_000, 10_000)
+def test_a_bomb_that_pillow_does_not_open_is_told_in_our_words() -> None:
+    for picture in (
+        open_picture(png_of_size(20_000, 10_000), max_pixels=10**9),
+        peek_picture(png_of_size(60_000, 60_000)),
+    ):
+        assert picture.status == "image_too_large"
+        assert (picture.reason or "").startswith("more than 178956970 pixels")
+        assert "max_pixels" in (picture.reason or "")
+
+
+def jpeg_with_corrupt_exif() -> bytes:
+    raw = encoded(quarters(), "JPEG")
+    block = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01"  # nine entries are promised
+    return raw[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + raw[2:]
+
+
+def test_what_pillow_remarks_about_a_file_is_not_printed(tmp_path: Path) -> None:
+    files = [png_of_size(10_000, 9500), jpeg_with_corrupt_exif()]
     with pytest.warns(Image.DecompressionBombWarning):
-        assert open_picture(raw).status == "image_too_large"
+        Image.open(io.BytesIO(files[0]))
+    with pytest.warns(UserWarning, match="orrupt EXIF"):
+        Image.open(io.BytesIO(files[1])).getexif()
+    for number, raw in enumerate(files):
+        (tmp_path / str(number)).write_bytes(raw)
+    code = """
+import sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from hf_regioncap.images import open_picture, peek_picture
+files = [Path(name).read_bytes() for name in sys.argv[1:]] * 4
+with ThreadPoolExecutor(4) as pool:
+    print(*[picture.status for picture in pool.map(open_picture, files)])
+    list(pool.map(peek_picture, files))
+warnings.warn("the user's own are shown")
+"""
+    paths = [str(tmp_path / "0"), str(tmp_path / "1")]
+    run = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
+    assert run.stdout.split() == ["image_too_large", "ok"] * 4
+    assert run.stderr.splitlines()[0].endswith("UserWarning: the user's own are shown")
+    assert "PIL" not in run.stderr
 
 
-def test_bombs_are_told_by_the_header_too() -> None:
-    assert peek_picture(png_of_size(60_000, 60_000)).status == "image_too_large"
+def test_who_makes_an_error_of_pillows_warning_gets_it() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        picture = open_picture(png_of_size(10_000, 9500), max_pixels=10**8)
+    assert picture.status == "image_too_large"
+    assert (picture.reason or "").startswith("more than 89478485 pixels")
+
+
+def test_a_peek_reads_no_more_of_a_file_than_its_header(tmp_path: Path) -> None:
+    file = tmp_path / "long.jpg"
+    file.write_bytes(with_orientation("JPEG", 6))
+    with file.open("r+b") as opened:
+        opened.truncate(2**28)  # a hole, which takes no place on the disk
+    tracemalloc.start()
+    picture = peek_picture(file, image_root=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.size_wh == (48, 64)
+    assert peak < 2**22
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "MPO", "TIFF"])
@@ -563,8 +620,11 @@ def places(tmp_path: Path) -> Path:
 def test_paths_under_a_root(places: Path, root: str, path: str, status: str) -> None:
     path = path.replace("{root}", str(places / root))
     for value in (path, {"bytes": None, "path": path}, {"path": path}):
-        assert open_picture(value, image_root=places / root).status == status
-        assert peek_picture(value, image_root=str(places / root)).status == status
+        picture = open_picture(value, image_root=places / root)
+        peeked = peek_picture(value, image_root=str(places / root))
+        assert picture.status == peeked.status == status
+        for reason in (picture.reason, peeked.reason):  # rows are published
+            assert str(places) not in (reason or "")
         content = read_image_bytes(value, image_root=places / root)
         assert (content is not None) == (status in ("ok", "image_corrupt"))
 

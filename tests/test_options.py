@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from hf_regioncap import prompts
 from hf_regioncap.errors import OptionError, RegionCaptionError
-from hf_regioncap.options import OptionKwargs, Options, read_options
+from hf_regioncap.options import MOST_PIXELS, OptionKwargs, Options, read_options
 
 # The contract's defaults.
 DEFAULTS: dict[str, Any] = {
@@ -125,7 +127,7 @@ def test_choices(name: str, choices: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("max_pixels", [1, 10**12], [0, -1, 1.5, math.inf, None]),
+        ("max_pixels", [1, 178_956_970], [0, -1, 1.5, 178_956_971, math.inf, None]),
         ("max_side", [None, 28, 4000], [0, 27, 100.0]),
         ("quality", [1, 100], [0, 101, None]),
         ("max_boxes", [1, 1000], [0, 1001, 2.0, None]),
@@ -143,6 +145,20 @@ def test_numbers(name: str, good: list[Any], bad: list[Any]) -> None:
     for value in [*bad, "3", True, [3], 3j]:
         with pytest.raises(OptionError, match=f"{name} must be a"):
             read_options({name: value})
+
+
+def test_more_pixels_than_pillow_opens_are_refused_in_clear_words() -> None:
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == MOST_PIXELS
+    words = (
+        r"max_pixels must be .* from 1 to 178956970 \(Pillow opens no larger image\), got 10{9}$"
+    )
+    with pytest.raises(OptionError, match=words):
+        read_options({"max_pixels": 10**9})
+
+
+def test_every_style_that_has_words_can_be_asked_for() -> None:
+    for style in prompts.STYLES:
+        assert read_options({"caption_style": style}).caption_style == style
 
 
 @pytest.mark.parametrize(

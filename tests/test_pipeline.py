@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -580,3 +581,31 @@ def test_retries_in_every_view_with_a_prefix(
             assert_own(done, prefix="cap_")
         with pytest.raises(OptionError, match="captioned before"):
             retry_failed(failed, **options | {"column_prefix": ""})
+
+
+@pytest.mark.parametrize("store", ["default", None])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_retried_row_tells_all_that_it_has_cost(
+    view: str, store: str | None, make_dataset: Any
+) -> None:
+    """Whether or not the store tells of the first try again, each answer counts once."""
+
+    def second(request: Request) -> str | None:
+        return "refusal_words" if 2 in request.question.regions else None
+
+    with Endpoint(second) as endpoint:
+        options: dict[str, Any] = {"base_url": endpoint.base_url, "view": view}
+        options["answer_store"] = store
+        failed = caption_dataset(make_dataset(2, regions=2), **options)
+        endpoint.behaviour = None
+        done = retry_failed(failed, **options)
+        paid = endpoint.usage
+        told = [
+            sum(row[name] for row in done["usage"])
+            for name in ("prompt_tokens", "completion_tokens")
+        ]
+    assert done["answer_status"] == ["ok", "ok"]
+    assert tuple(told) == paid
+    if view != "overlay":
+        for row in done["answer"]:
+            assert list(json.loads(row)) == ["1", "2"]

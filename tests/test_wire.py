@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_regioncap.options import read_options
 from hf_regioncap.questions import Question
 from hf_regioncap.wire import (
     Completion,
@@ -20,6 +21,7 @@ from hf_regioncap.wire import (
     build_body,
     code_of,
     error_words,
+    first_dialect,
     next_dialect,
     read_completion,
     redact,
@@ -186,6 +188,41 @@ def test_there_and_back(text: str, system: str, images: list[bytes], form: str) 
 
 
 # --- what an endpoint takes -------------------------------------------------------------------
+
+# options, whether it is OpenAI: form, tokens, temperature, fixed
+FIRST: list[tuple[dict[str, Any], bool, tuple[str, str, bool, set[str]]]] = [
+    ({}, False, ("json_schema", "max_tokens", True, set())),
+    ({}, True, ("json_schema", "max_completion_tokens", True, set())),
+    ({"answer_form": "text"}, True, ("text", "max_completion_tokens", True, {"response_format"})),
+    (
+        {"answer_form": "json_schema"},
+        False,
+        ("json_schema", "max_tokens", True, {"response_format"}),
+    ),
+    ({"token_parameter": "max_tokens"}, True, ("json_schema", "max_tokens", True, {"tokens"})),
+    ({"temperature": 0.0}, False, ("json_schema", "max_tokens", True, set())),
+    ({"temperature": None}, False, ("json_schema", "max_tokens", True, set())),
+    ({"temperature": 0.5}, False, ("json_schema", "max_tokens", True, {"temperature"})),
+    # OpenAI's reasoning models take no temperature; a wish is sent all the same.
+    ({"model": "gpt-5-mini"}, True, ("json_schema", "max_completion_tokens", False, set())),
+    ({"model": "o4-mini"}, True, ("json_schema", "max_completion_tokens", False, set())),
+    ({"model": "gpt-5-2025-08-07"}, True, ("json_schema", "max_completion_tokens", False, set())),
+    ({"model": "gpt-5-chat-latest"}, True, ("json_schema", "max_completion_tokens", True, set())),
+    ({"model": "gpt-5-mini"}, False, ("json_schema", "max_tokens", True, set())),
+    (
+        {"model": "gpt-5-mini", "temperature": 0.5},
+        True,
+        ("json_schema", "max_completion_tokens", True, {"temperature"}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "is_openai", "expected"), FIRST)
+def test_what_is_tried_first(
+    options: dict[str, Any], is_openai: bool, expected: tuple[str, str, bool, set[str]]
+) -> None:
+    first = first_dialect(read_options(options), is_openai=is_openai)
+    assert (first.form, first.tokens, first.temperature, first.fixed) == expected
 
 
 def ladder(parameter: str, dialect: Dialect) -> list[Dialect | None]:
