@@ -16,8 +16,9 @@ from hf_regioncap.options import OFFLINE, Options
 from hf_regioncap.wire import read_completion
 
 if TYPE_CHECKING:
-    from hf_regioncap.client import Reply, Tally
+    from hf_regioncap.client import Tally
     from hf_regioncap.dialogue import Ask
+    from hf_regioncap.transport import Reply
 
 # Image tokens
 

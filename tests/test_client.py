@@ -17,13 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_regioncap import client, wire
-from hf_regioncap.client import LONGEST_RETRY_AFTER, Reply, Run, Tally
+from hf_regioncap.client import LONGEST_RETRY_AFTER, Run, Tally
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
 from hf_regioncap.errors import EndpointError, StoreError
 from hf_regioncap.questions import Question
 from hf_regioncap.store import AnswerStore
+from hf_regioncap.transport import Reply
 
 
 def question(number: int, regions: Sequence[int] = (1, 2)) -> Question:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_regioncap import caption_dataset
-from hf_regioncap.client import Reply, Tally
+from hf_regioncap.client import Tally
 from hf_regioncap.costs import (
     Budget,
     Price,
@@ -28,6 +28,7 @@ from hf_regioncap.dialogue import Ask
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import Options
 from hf_regioncap.questions import Question
+from hf_regioncap.transport import Reply
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from endpoint import Endpoint, Fault, Request, completion, completion_reply, error_reply
 
-from hf_regioncap import add_region_captions, caption_dataset, client
+from hf_regioncap import add_region_captions, caption_dataset, client, transport
 from hf_regioncap.endpoint import resolve_endpoint
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.options import OPENAI_URL, Options
@@ -70,7 +70,7 @@ def test_the_key_that_goes_to_an_endpoint(
         ({"base_url": "http://api.openai.com/v1"}, {"OPENAI_API_KEY": KEY}, "https://"),
         ({"api_key_env": "MINE"}, {"OPENAI_API_KEY": KEY}, "'MINE' is not set"),
         ({"api_key_env": "MINE"}, {"MINE": KEY + "\nX-Evil: 1"}, "characters"),
-        ({}, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "ftp://x"}, "base_url must be"),
+        ({}, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "ftp://x"}, "OPENAI_BASE_URL must be"),
     ],
 )
 def test_no_key_goes_where_nobody_said(
@@ -152,8 +152,8 @@ def test_organisation_and_project_leave_for_openai_only(url: str) -> None:
 
     async def send() -> None:
         line = client.Line(where)
-        line._client = client._new_client(where)
-        line._client._client._transport = client._guarded(where, lambda: wire)
+        line._client = transport.set_up(where)
+        line._client._client._transport = transport._guarded(where, lambda: wire)
         assert (await line.post(b"{}")).status == 200
 
     wire, where = Wire(), resolve_endpoint(Options(base_url=url, api_key_env="OPENAI_API_KEY"))

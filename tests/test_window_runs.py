@@ -24,9 +24,9 @@ from hf_regioncap import OptionError, caption_dataset, retry_failed
 from hf_regioncap.columns import ALL_COLUMNS, column_features
 from hf_regioncap.options import Options
 from hf_regioncap.pipeline import Progress, caption_tables
+from hf_regioncap.publishing import write_dataset
 from hf_regioncap.reading import rows_ahead
 from hf_regioncap.rows import SAMPLE
-from hf_regioncap.publishing import write_dataset
 from hf_regioncap.tables import Rows
 from hf_regioncap.window import Window, then
 
