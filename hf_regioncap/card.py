@@ -21,6 +21,9 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from hf_regioncap.errors import OptionError, PublishError
+from hf_regioncap.offline import MODEL as DESCRIBER
+from hf_regioncap.recipe import PRIVATE, is_offline, without_unchosen
+from hf_regioncap.tables import stored_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,15 +47,6 @@ COLUMNS = {
     "review_status": "what the person who reviewed them decided",
 }
 
-#: Options that are of no use to others or that may hold secrets: they are never published.
-_PRIVATE = {
-    "image_root",
-    "answer_store",
-    "store_tag",
-    "api_key_env",
-    "extra_headers",
-    "extra_query",
-}
 _SECRET = re.compile(
     r"secret|passw|credential|authori[sz]|cookie|api_?key|(?<!max_)token(?!_param|s)"
 )
@@ -118,7 +112,7 @@ def summarize(dataset: Any, *, column_prefix: str = "") -> dict[str, Any]:
         names = names or list(part.features or ())[:1]
         read = part.select_columns(names) if names else part
         summary["splits"][split] = 0
-        for table in read.with_format("arrow").iter(_BATCH):
+        for table in stored_tables(read, _BATCH):
             add_rows(summary, split, table)
     return summary
 
@@ -235,18 +229,23 @@ def public_recipe(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a recipe as JSON that may be published: no keys, headers, local paths or user names.
 
     An endpoint's address loses user, password, query and fragment; a model's path its folders; a
-    callable becomes its name. What is None is left out.
+    callable becomes its name. What is None is left out, unless None is a choice, as of
+    `temperature`.
 
     >>> public_recipe({"model": "/home/ada/m.gguf", "base_url": "https://ada:pw@host/v1?key=k",
     ...                "extra_headers": {"Authorization": "Bearer k"}, "answer_store": "/home/ada"})
     {'model': 'm.gguf', 'base_url': 'https://host/v1'}
     """
-    shown = {name: _public(name, value) for name, value in (recipe or {}).items()}
-    return {name: value for name, value in shown.items() if value is not None}
+    shown: dict[str, Any] = {}
+    for name, value in without_unchosen(recipe or {}).items():
+        public = _public(name, value)
+        if public is not None or (value is None and name not in PRIVATE):
+            shown[name] = public
+    return shown
 
 
 def _public(name: str, value: Any) -> Any:
-    if name in _PRIVATE or _SECRET.search(name.lower()):
+    if name in PRIVATE or _SECRET.search(name.lower()):
         return None
     if isinstance(value, Mapping):
         inner = {str(key): _public(str(key), part) for key, part in value.items()}
@@ -289,13 +288,6 @@ def _host(recipe: Mapping[str, Any]) -> str | None:
     if not isinstance(base_url, str) or not base_url:
         return None
     return urlsplit(base_url).hostname or base_url
-
-
-def _is_offline(recipe: Mapping[str, Any]) -> bool:
-    return recipe.get("base_url") == "offline" or recipe.get("model") in (
-        "offline",
-        "offline-describer",
-    )
 
 
 # Text from the data, made harmless.
@@ -554,10 +546,10 @@ def _about_part(summary: Mapping[str, Any], recipe: Mapping[str, Any], source: s
     used = sum(summary["box_status"].get(status, 0) for status in ("ok", "clipped"))
     model = as_code(recipe["model"]) if recipe.get("model") else "a program; which is not recorded"
     origin = f" The images come from {as_code(_source_words(source))}." if source else ""
-    if _is_offline(recipe):
+    if is_offline(recipe):
         author = (
             "**No model looked at these images.** The captions were computed from colours and "
-            "positions by the built-in `offline-describer`, for trying the tools: they recognise "
+            f"positions by the built-in `{DESCRIBER}`, for trying the tools: they recognise "
             "nothing and are of no use for training"
         )
     else:
@@ -603,9 +595,9 @@ def _making_part(
 ) -> list[str]:
     if not recipe:
         return ["### How it was made", "With `hf_regioncap`; the settings were not recorded."]
-    offline = _is_offline(recipe)
+    offline = is_offline(recipe)
     told = {
-        "model": "offline-describer" if offline else recipe.get("model"),
+        "model": DESCRIBER if offline else recipe.get("model"),
         "endpoint": "built in, offline" if offline else _host(recipe),
         "view": recipe.get("view"),
         "marks": recipe.get("mark"),
@@ -688,7 +680,7 @@ def _limits_part(
     keep_metadata: bool,
 ) -> list[str]:
     reviewed = sum(summary["review_status"].values())
-    writer = "a program that recognises nothing" if _is_offline(recipe) else "a model"
+    writer = "a program that recognises nothing" if is_offline(recipe) else "a model"
     limits = [f"The captions were written by {writer}, and no person has reviewed them."]
     if reviewed:
         limits = [
@@ -707,9 +699,10 @@ def _limits_part(
         )
     proposed = summary["type"].get("without_bbox", 0)
     if proposed:
+        by_contours = " Boxes proposed for them by contours mark areas of the picture, not objects."
         limits.append(
-            f"Rows that came without boxes: {proposed:,}. Boxes proposed for them by contours mark "
-            "areas of the picture, not objects."
+            f"Rows that came without boxes: {proposed:,}."
+            + (by_contours if recipe.get("propose", "contours") == "contours" else "")
         )
     if summary["images_withheld"]:
         limits.append(

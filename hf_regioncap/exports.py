@@ -15,12 +15,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
+
+import PIL.Image
+from PIL import ExifTags
 
 from hf_regioncap.answers import format_regions
 from hf_regioncap.boxes import USED
@@ -30,7 +35,7 @@ from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_im
 from hf_regioncap.metadata import image_format, without_metadata
 from hf_regioncap.prompts import label_text
 from hf_regioncap.rows import read_boxes
-from hf_regioncap.tables import class_names, walk
+from hf_regioncap.tables import class_names, stored_tables, walk
 
 Size = tuple[int, int]
 Labels = Sequence[str] | Mapping[int, str] | None
@@ -56,6 +61,8 @@ _SUFFIXES = {
     "GIF": ".gif",
     "TIFF": ".tif",
 }
+#: A picture in a line of `write_seed_jsonl`.
+_SEED_IMAGE = re.compile(r'"(images/\d{8,}(?:_bbox_vis)?\.(?:jpg|png|webp|gif|tif))"')
 #: Rows in memory at a time; an image is repeated for each of its regions.
 _BATCH = 8
 
@@ -100,7 +107,7 @@ def regions_of(
     [(1, 1, 'a cat')]
     """
     boxes, statuses, captions = (example.get(column_prefix + name) or [] for name in _NEEDED)
-    labels = _values(example, label_column)
+    labels = _labels(example, label_column, len(statuses))
     used = [place for place, status in enumerate(statuses) if status in USED]
     return [
         Region(
@@ -115,12 +122,18 @@ def regions_of(
     ]
 
 
-def _values(example: Mapping[str, Any], column: str | None) -> list[Any]:
-    """The list in a column, under its own or a dotted name."""
+def _value(example: Mapping[str, Any], column: str | None) -> Any:
+    """What is in a column, under its own or a dotted name."""
     if column is None:
-        return []
-    value = example[column] if column in example else walk(example, column.split("."))
-    return list(value or [])
+        return None
+    return example[column] if column in example else walk(example, column.split("."))
+
+
+def _labels(example: Mapping[str, Any], column: str | None, count: int) -> list[Any]:
+    """A label for each of `count` boxes; one for the whole row is that of all, as in prompts."""
+    value = _value(example, column)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
 def _captioned(example: Mapping[str, Any], column_prefix: str) -> list[Region]:
@@ -260,8 +273,11 @@ def explode_regions(
     taken = [name for name in columns if name in features]
     if taken:
         raise OptionError(f"columns: {taken[0]!r} is the name of one of the new columns")
+    source = next(iter(named_splits(dataset).values())).features or {}
+    missing = [name for name in columns if name not in source]
+    if missing:  # a dotted name too: only whole columns are taken along
+        raise OptionError(f"columns: {missing[0]!r} is no column; the dataset has {list(source)}")
     read = _columns(dataset, reading, label_column, *columns)
-    source = next(iter(named_splits(dataset).values())).features
     rows_of = functools.partial(
         region_rows,
         crop=crop,
@@ -628,8 +644,18 @@ def _image_file(value: Any, name: str, image_root: Any) -> _File | None:
     clean = without_metadata(data) if data is not None else None
     if clean is None:
         return None
+    if _is_turned(clean) and (upright := open_picture(clean).image) is not None:
+        # Boxes and sizes are those of the upright image, and many readers leave EXIF aside.
+        clean = encode_jpeg(upright, quality=95)
     suffix = _SUFFIXES.get(image_format(clean) or "", ".png")
     return _File(f"images/{name}{suffix}", clean, peek_picture(clean).size_wh)
+
+
+def _is_turned(clean: bytes) -> bool:
+    """Whether the EXIF block, of which only the orientation is left, says so."""
+    with PIL.Image.open(io.BytesIO(clean)) as source:
+        # Asking an image that has no such block would decode it.
+        return "exif" in source.info and source.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _row_file(example: Mapping[str, Any], number: int, reading: Reading) -> _File | None:
@@ -652,7 +678,7 @@ def _examples(dataset: Any, columns: Iterable[str]) -> Iterator[tuple[int, dict[
     wanted, number = set(columns), 0
     for part in named_splits(dataset).values():
         read = [name for name in part.features or () if name in wanted]
-        for table in part.select_columns(read).with_format("arrow").iter(_BATCH):
+        for table in stored_tables(part.select_columns(read), _BATCH):
             for example in table.to_pylist():
                 number += 1
                 yield number, example
@@ -820,7 +846,8 @@ def write_seed_jsonl(
     `normalized_bbox`, `result_file`, `image_with_bbox`, `valid_bboxes_num`, `prompt`, `answer`.
     Paths are relative to `folder`, images lie under `images/`. `bbox` is the user's own where it
     is in that format, else `region_boxes`, as for proposed boxes; `answer` names each region,
-    `<region1>: …`, and is null where there is no caption. Returns the path of the file.
+    `<region1>: …`, and is null where there is no caption. Pictures that only an earlier file
+    of that name lists are removed. Returns the path of the file.
 
     >>> from datasets import Dataset
     >>> path = write_seed_jsonl(Dataset.from_dict({
@@ -836,6 +863,9 @@ def write_seed_jsonl(
     roots = [column.split(".")[0] for column in (own, _image_column(reading)) if column]
     read = [*_columns(dataset, reading), *(prefix + field for field in seed), *roots]
 
+    path = Path(folder) / name
+    old, written = _listed_images(path), set[str | None]()
+
     def records() -> Iterator[dict[str, Any]]:
         for number, example in _examples(dataset, read):
             record = seed_record(example, result_file=name, bbox_column=own, column_prefix=prefix)
@@ -843,9 +873,21 @@ def write_seed_jsonl(
             marked = _image_file(example.get(_image_column(drawn)), f"{number:08d}_bbox_vis", None)
             record["image"] = _write_file(folder, image)
             record["image_with_bbox"] = _write_file(folder, marked)
+            written.update((record["image"], record["image_with_bbox"]))
             yield record
 
-    return _write_lines(Path(folder) / name, records())
+    _write_lines(path, records())
+    for stale in old - written:
+        Path(folder, stale).unlink(missing_ok=True)
+    return path
+
+
+def _listed_images(path: Path) -> set[str]:
+    """The pictures that a file of `write_seed_jsonl` lists, if there is one."""
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return {name for line in lines for name in _SEED_IMAGE.findall(line)}
 
 
 def seed_record(
@@ -865,7 +907,7 @@ def seed_record(
     """
     kept = ("type", "normalized_bbox", "valid_bboxes_num", "prompt", "region_boxes")
     mine = {name: example.get(column_prefix + name) for name in kept}
-    given = read_boxes(_values(example, bbox_column)) if mine["type"] == "with_bbox" else []
+    given = read_boxes(_value(example, bbox_column)) if mine["type"] == "with_bbox" else []
     captions = {
         region.number: region.caption or "" for region in _captioned(example, column_prefix)
     }

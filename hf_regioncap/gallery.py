@@ -9,14 +9,13 @@ import json
 import math
 import os
 import re
-import statistics
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from itertools import chain, cycle, islice
+from itertools import accumulate, chain, cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
@@ -24,10 +23,13 @@ from urllib.parse import quote
 from PIL import Image
 
 from hf_regioncap.boxes import USED
+from hf_regioncap.card import public_recipe
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import encode_jpeg, open_picture
 from hf_regioncap.prompts import label_text
-from hf_regioncap.review import finite_box, padded, region_keys, undecoded
+from hf_regioncap.publishing import safe_name, without_paths
+from hf_regioncap.recipe import is_offline
+from hf_regioncap.review import finite_box, padded, region_keys, require_column, undecoded
 from hf_regioncap.tables import class_names, walk
 
 #: Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
@@ -42,8 +44,6 @@ PALETTE = (
     ("#cc79a7", "#000"),
     ("#bdbdbd", "#000"),
 )
-
-OFFLINE_MODELS = ("offline", "offline-describer")
 
 #: What each status is called on the page, how it is coloured, and what it means.
 STATUS_WORDS: Mapping[str, tuple[str, str, str]] = {
@@ -228,19 +228,18 @@ def _thumbnail_plan(rows: int | None, side: int | None) -> tuple[int, int]:
 
 
 def _how_made(model: str | None, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Name the model and the recipe's plain values.
+    """Name the model and the recipe's values, as far as others may know them.
 
     >>> _how_made(None, {"model": "offline", "language": None})
     {'model': 'offline', 'offline': True, 'recipe': [['model', 'offline']]}
     """
-    made = dict(recipe or {})
+    made = public_recipe(recipe)
     name = model or made.get("model")
     told = [
-        [str(key), value if isinstance(value, str) else json.dumps(value, default=str)]
-        for key, value in made.items()
-        if value is not None
+        [key, value if isinstance(value, str) else json.dumps(value)] for key, value in made.items()
     ]
-    return {"model": name and str(name), "offline": name in OFFLINE_MODELS, "recipe": told}
+    offline = is_offline({**made, "model": name})
+    return {"model": name and str(name), "offline": offline, "recipe": told}
 
 
 # Rows ---------------------------------------------------------------------------------------
@@ -264,28 +263,25 @@ def _examples(dataset: Any, reading: _Reading) -> tuple[Iterable[Any], _Reading]
         return dataset, reading
     names = reading.label_names
     if dataset.features is not None:
-        _check_column("image_column", reading.image_column, list(dataset.features))
+        require_column("image_column", reading.image_column, list(dataset.features))
         if reading.label_column:
-            _check_column("label_column", reading.label_column, list(dataset.features))
+            own = {reading.label_column, reading.label_column.split(".")[0]}
+            if not own & set(dataset.features):
+                require_column("label_column", reading.label_column, list(dataset.features))
         if names is None and reading.label_column:
             names = class_names(dataset.features, reading.label_column)
     return undecoded(dataset, _columns(reading)), replace(reading, label_names=names)
 
 
 def _columns(reading: _Reading) -> list[str]:
-    label = [reading.label_column.split(".")[0]] if reading.label_column else []
-    own = dict.fromkeys([reading.image_column, *label])
+    label = reading.label_column or reading.image_column
+    own = dict.fromkeys([reading.image_column, label, label.split(".")[0]])
     return [*own, *(reading.column_prefix + name for name in _COLUMNS)]
-
-
-def _check_column(argument: str, name: str, there: list[str]) -> None:
-    if name not in there and name.split(".")[0] not in there:
-        raise OptionError(f"no column {name!r}; the dataset has {there}: pass {argument}=")
 
 
 def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row:
     """Turn one example into what the page tells of it."""
-    _check_column("image_column", reading.image_column, list(example))
+    require_column("image_column", reading.image_column, list(example))
 
     def column(name: str) -> Any:
         return example.get(reading.column_prefix + name)
@@ -297,7 +293,9 @@ def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row
         "row": index,
         "split": None,
         "status": status,
-        "reason": _text(column("answer_error")) or (reason if photo is None else None),
+        "reason": without_paths(
+            _text(column("answer_error")) or (reason if photo is None else None)
+        ),
         "name": _file_name(stored),
         "image": photo and {"w": photo.size_wh[0], "h": photo.size_wh[1], "colour": photo.colour},
         "regions": _regions(example, stored, reading),
@@ -411,10 +409,9 @@ def _usage(value: Any) -> list[int] | None:
 
 
 def _file_name(stored: Any) -> str | None:
-    """Name the image's file without the folders, which tell of the machine it came from."""
-    path = stored.get("path") if isinstance(stored, Mapping) else None
-    path = path if path is not None else stored if isinstance(stored, str) else None
-    return re.split(r"[\\/]", str(path))[-1][:200] if path else None
+    """Name the image's file without what tells of the machine or the address it came from."""
+    path = stored.get("path") if isinstance(stored, Mapping) else stored
+    return safe_name(path) if isinstance(path, str) else None
 
 
 # The summary --------------------------------------------------------------------------------
@@ -458,7 +455,6 @@ class _Summary:
 
     def told(self) -> dict[str, Any]:
         """Give the figures of the page's charts."""
-        lengths = sorted(self.lengths.elements())
         return {
             "rows": self.rows,
             "photos": self.photos,
@@ -467,12 +463,35 @@ class _Summary:
             "statuses": self.statuses.most_common(),
             "labels": self.labels.most_common(_LABELS_TOLD),
             "lengths": _histogram(self.lengths),
-            "length_median": statistics.median(lengths) if lengths else None,
+            "length_median": _median(self.lengths),
             "per_image": _histogram(self.regions),
             "tokens": self.tokens if self.metered else None,
             "metered": self.metered,
             "unboxed": self.unboxed,
         }
+
+
+def _value_at(counts: Counter[int], place: int) -> int:
+    """Give the value at a place, from 0, of all counted values in order, without a list of them.
+
+    >>> [_value_at(Counter([7, 7, 3]), place) for place in range(3)]
+    [3, 7, 7]
+    """
+    values = sorted(counts)
+    ends = accumulate(counts[value] for value in values)
+    return next(value for value, end in zip(values, ends, strict=True) if place < end)
+
+
+def _median(counts: Counter[int]) -> float | None:
+    """Give the median of counted values.
+
+    >>> _median(Counter([5, 1, 2])), _median(Counter([1, 2])), _median(Counter())
+    (2.0, 1.5, None)
+    """
+    total = counts.total()
+    if not total:
+        return None
+    return (_value_at(counts, (total - 1) // 2) + _value_at(counts, total // 2)) / 2
 
 
 def _histogram(counts: Counter[int], most_bins: int = 20) -> list[list[int]]:
@@ -487,9 +506,9 @@ def _histogram(counts: Counter[int], most_bins: int = 20) -> list[list[int]]:
     """
     if not counts:
         return []
-    values = sorted(counts.elements())
-    low, high = values[0], values[-1]
-    common = min(high, max(values[math.ceil(len(values) * 0.98) - 1], low + most_bins - 1))
+    low, high = min(counts), max(counts)
+    most = _value_at(counts, math.ceil(counts.total() * 0.98) - 1)
+    common = min(high, max(most, low + most_bins - 1))
     step = _nice_step((common - low + 1) / most_bins)
     low = low // step * step
     bins = [[first, first + step - 1, 0] for first in range(low, common + 1, step)]
@@ -525,7 +544,7 @@ def _write_pages(
     with ExitStack() as unfinished:
         row = next(rows, None)
         while row is not None or not pages:
-            name = path.with_stem(f"{path.stem}-{len(pages) + 1}") if pages else path
+            name = _page_path(path, len(pages) + 1)
             part = name.with_name(f".{name.name}.part")
             unfinished.callback(part.unlink, missing_ok=True)
             page = chain([row], islice(rows, page_rows - 1)) if row is not None else iter(())
@@ -538,7 +557,24 @@ def _write_pages(
             with _open(part, "a") as file:
                 file.write(tail.replace("{{meta}}", _json({**meta, "page": place})))
             part.replace(name)
+    _remove_further(path, len(pages))
     return [name for name, _, _ in pages]
+
+
+def _page_path(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def _remove_further(path: Path, last: int) -> None:
+    """Remove the pages after the last one that a longer set has left here.
+
+    A page says of which set it is: other files that only have such a name stay.
+    """
+    ours = f'"stem":{_json(path.stem)},'
+    further = _page_path(path, last + 1)
+    if further.is_file() and ours in further.read_text(encoding="utf-8", errors="replace"):
+        _remove_further(path, last + 1)
+        further.unlink()
 
 
 def _open(path: Path, mode: str) -> TextIO:

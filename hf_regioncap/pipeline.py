@@ -337,7 +337,7 @@ class _Job:
         def captioned() -> Iterator[pa.Table]:
             return self.tables(tables_of(dataset), first, plan)
 
-        return _streamed(captioned, {**first.features, **new})
+        return _streamed(captioned, {**first.features, **new}, dataset.split)
 
     def tables(self, source: Iterable[Rows], first: Rows, plan: Plan) -> Iterator[pa.Table]:
         """Caption tables as they come; `first` are the first rows, to judge their weight by."""
@@ -359,7 +359,7 @@ class _Job:
         def answered() -> Iterator[pa.Table]:
             return self._completed(tables_of(dataset), results, ANSWER_COLUMNS)
 
-        return _streamed(answered, first.features)
+        return _streamed(answered, first.features, dataset.split)
 
     def _completed(
         self,
@@ -530,7 +530,7 @@ def _join(dataset: Dataset, new: Dataset) -> Dataset:
 
     if not len(dataset):  # which concatenate_datasets takes for nothing to add
         return _empty({**dataset.features, **new.features}, dataset.split)
-    return concatenate_datasets([dataset, new], axis=1)
+    return concatenate_datasets([dataset, new], axis=1, split=dataset.split)
 
 
 def _empty(features: Mapping[str, Any], split: Any = None) -> Dataset:
@@ -587,7 +587,7 @@ class _Tables:
 
 
 def _streamed(
-    tables: Callable[[], Iterator[pa.Table]], features: Mapping[str, Any]
+    tables: Callable[[], Iterator[pa.Table]], features: Mapping[str, Any], split: Any
 ) -> IterableDataset:
     """A stream over tables, as `Dataset.to_iterable_dataset` makes one.
 
@@ -599,4 +599,4 @@ def _streamed(
 
     known = Features(features)
     examples = ArrowExamplesIterable(_Tables(tables, known.arrow_schema), {})
-    return IterableDataset(examples, info=DatasetInfo(features=known))
+    return IterableDataset(examples, info=DatasetInfo(features=known), split=split)

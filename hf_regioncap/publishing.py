@@ -14,7 +14,6 @@ import random
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hf_regioncap import card
 from hf_regioncap.boxes import USED
 from hf_regioncap.errors import OptionError, PublishError
-from hf_regioncap.images import encode_jpeg, open_picture, read_image_bytes
+from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
+from hf_regioncap.tables import stored_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,9 +45,13 @@ _BARE_PATH = re.compile(r"(?<![\w:/.])(?:/(?:[^\s/'\",:]+/)+|[A-Za-z]:\\|~/)[^\s
 class _Pictures:
     """What may be pushed of a stored image, and how many were held back."""
 
+    image_column: str
     image_root: str | os.PathLike[str] | None
     keep_metadata: bool
     withheld: int = 0
+    shown: int = 0
+    unread: int = 0
+    reason: str | None = None
 
     def publishable(self, value: Any) -> dict[str, Any] | None:
         """The stored image as bytes and a bare file name, or None."""
@@ -61,6 +65,26 @@ class _Pictures:
             self.withheld += not _is_null(value)
             return None
         return {"bytes": data, "path": safe_name(path) if isinstance(path, str) else None}
+
+    def count(self, values: Sequence[Any], published: Sequence[Any]) -> None:
+        """Count which of the rows' own images can be read from where they say."""
+        for value, image in zip(values, published, strict=True):
+            if image is not None:
+                self.shown += 1
+            elif not _is_null(value):
+                peeked = peek_picture(value, image_root=self.image_root)
+                if peeked.status in ("image_refused", "image_missing"):
+                    self.unread += 1
+                    self.reason = self.reason or peeked.reason
+
+    def check(self) -> None:
+        """Raise where not one image could be read: nulls alone would be published."""
+        if self.unread and not self.shown:
+            root = None if self.image_root is None else os.fspath(self.image_root)
+            raise OptionError(
+                f"none of the {self.unread} images of the rows may be read with "
+                f"image_root={root!r}, so nothing was written: {self.reason}"
+            )
 
 
 def _is_null(value: Any) -> bool:
@@ -139,7 +163,7 @@ def _with_pictures(value: Any, feature: Any, pictures: _Pictures) -> Any:
     return pictures.publishable(value) if _holds_image(feature) else value
 
 
-def _published_table(table: pa.Table, features: Any, pictures: _Pictures) -> pa.Table:
+def _published_table(table: pa.Table, features: Any, pictures: _Pictures, prefix: str) -> pa.Table:
     import pyarrow as pa
 
     schema = features.arrow_schema
@@ -147,17 +171,24 @@ def _published_table(table: pa.Table, features: Any, pictures: _Pictures) -> pa.
     for name, feature in features.items():
         column, kind = table[name], schema.field(name).type
         if _holds_image(feature):
-            rows = [_with_pictures(value, feature, pictures) for value in column.to_pylist()]
+            values = column.to_pylist()
+            rows = [_with_pictures(value, feature, pictures) for value in values]
+            if name == pictures.image_column:
+                pictures.count(values, rows)
             arrays.append(pa.array(rows, kind))
-        elif name.endswith("answer_error"):
-            arrays.append(pa.array([_without_paths(text) for text in column.to_pylist()], kind))
+        elif name == f"{prefix}answer_error":
+            arrays.append(pa.array([without_paths(text) for text in column.to_pylist()], kind))
         else:
             arrays.append(column if column.type == kind else column.cast(kind))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _without_paths(text: Any) -> Any:
-    """An error's words without the local paths in them."""
+def without_paths(text: Any) -> Any:
+    """Return an error's words without the local paths in them.
+
+    >>> without_paths("the path leads out of image_root='/home/ada/photos'")
+    'the path leads out of image_root=[path]'
+    """
     if not isinstance(text, str):
         return text
     return _BARE_PATH.sub("[path]", _QUOTED_PATH.sub("[path]", text))
@@ -298,8 +329,9 @@ def write_dataset(
     The folder gets `data/*.parquet`, `README.md`, `recipe.json` and a sample picture; a card that
     is there is merged with, see `card.dataset_card`. A Dataset or IterableDataset replaces its
     split, a DatasetDict all splits. Images are embedded as bytes and lose their metadata unless
-    `keep_metadata`; those that may not be read (see `image_root`) become null and are counted.
-    Returns the summary that the card shows, see `card.summarize`.
+    `keep_metadata`; those that may not be read (see `image_root`) become null and are counted. If
+    not one of them may be read, an OptionError says so, and what is there stays as it is. Returns
+    the summary that the card shows, see `card.summarize`.
 
     >>> from datasets import Dataset
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -309,6 +341,7 @@ def write_dataset(
     >>> summary["answer_status"]
     {'ok': 1}
     """
+    _common_features(card.named_splits(dataset), image_column)  # raises before a folder is made
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     readme = target / "README.md"
@@ -318,10 +351,9 @@ def write_dataset(
         result = _write_files(
             dataset,
             Path(scratch),
-            _Pictures(image_root, keep_metadata),
+            _Pictures(image_column, image_root, keep_metadata),
             recipe=recipe,
             config_name=config_name,
-            image_column=image_column,
             column_prefix=column_prefix,
             sample=sample,
             shard_bytes=_size_in_bytes(max_shard_size),
@@ -346,13 +378,12 @@ def _write_files(
     *,
     recipe: Mapping[str, Any] | None,
     config_name: str,
-    image_column: str,
     column_prefix: str,
     sample: bool,
     shard_bytes: int,
 ) -> _Result:
     named = card.named_splits(dataset)
-    features = _common_features(named, image_column)
+    features = _common_features(named, pictures.image_column)
     summary = card.empty_summary(column_prefix)
     card.add_features(summary, features)
     result = _Result(folder, config_name, features, summary, replaced=list(named))
@@ -364,14 +395,9 @@ def _write_files(
         tables = _published_tables(part, name, result, pictures, sample=sample)
         written = _write_split(data, name, tables, features, shard_bytes)
         result.splits.append(written)
+    pictures.check()
     _drop_empty_splits(result)
     summary["images_withheld"] = pictures.withheld
-    if pictures.withheld and pictures.withheld >= summary["rows"]:
-        warnings.warn(
-            f"none of the {pictures.withheld} images of the rows may be read, so they are null: "
-            "pass image_root=FOLDER, the folder under which their paths lie",
-            stacklevel=3,
-        )
     if recipe is not None:
         text = json.dumps(card.public_recipe(recipe), indent=2, ensure_ascii=False)
         (folder / card.recipe_file(config_name)).write_text(text + "\n", encoding="utf-8")
@@ -399,9 +425,10 @@ def _common_features(named: Mapping[str, Any], image_column: str) -> Any:
 def _published_tables(
     part: Any, split: str, result: _Result, pictures: _Pictures, *, sample: bool
 ) -> Iterator[pa.Table]:
-    for table in part.with_format("arrow").iter(_BATCH):
+    for table in stored_tables(part, _BATCH):
         card.add_rows(result.summary, split, table)
-        published = _published_table(table, result.features, pictures)
+        prefix = result.summary["column_prefix"]
+        published = _published_table(table, result.features, pictures, prefix)
         if sample and result.sample is None:
             _take_sample(published, result)
         yield published
@@ -555,7 +582,8 @@ def publish(
 
     Private unless asked otherwise, and looked at before and after: an existing public repository
     is refused without `private=False`, and a private one is never opened. Token and rights are
-    checked before anything is uploaded. `revision` is a branch (made if missing) or `refs/pr/N`.
+    checked before anything is uploaded, and a new repository is made only when there is something
+    to put into it. `revision` is a branch (made if missing) or `refs/pr/N`.
     The data arrives in one commit, so that an interrupted push changes nothing; a second push
     replaces the split of a Dataset, or all splits of a DatasetDict, within its `config_name`.
     `recipe` holds the options of the run; `source` is the Hub id of the dataset that was captioned,
@@ -573,23 +601,28 @@ def publish(
     card.data_folder(config_name)  # raises for a name that cannot be
     shard_bytes = _size_in_bytes(max_shard_size)
     _check_repo_id(repo_id)
+    _common_features(card.named_splits(dataset), image_column)  # raises for what cannot be pushed
     hub = _Hub(repo_id, token, endpoint, revision)
-    hub.open(private)
+    there = hub.is_there()
+    if there:
+        hub.open(private)
+        hub.state(config_name)  # a card that cannot be read is found before the long work
     if license is None and source:
         license = source_license(source, token=token, endpoint=endpoint)
     with tempfile.TemporaryDirectory(prefix="regioncap-") as scratch:
-        hub.state(config_name)  # a card that cannot be read is found before the long work
         result = _write_files(
             dataset,
             Path(scratch),
-            _Pictures(image_root, keep_metadata),
+            _Pictures(image_column, image_root, keep_metadata),
             recipe=recipe,
             config_name=config_name,
-            image_column=image_column,
             column_prefix=column_prefix,
             sample=sample,
             shard_bytes=shard_bytes,
         )
+        if not there:
+            hub.create(private)
+            hub.open(private)
         told: dict[str, Any] = {"recipe": recipe, "source": source, "license": license}
         readme = functools.partial(
             _card_text, result, **told, keep_metadata=keep_metadata, repo_id=hub.repo_id
@@ -649,12 +682,33 @@ class _Hub:
         tree = f"/tree/{self.revision}" if self.revision else ""
         return f"{self._api.endpoint}/datasets/{self.repo_id}{tree}"
 
-    def open(self, private: bool) -> None:
-        """Check token, rights and visibility; create the repository and the branch if missing."""
+    def is_there(self) -> bool:
+        """Check the token, and look for the repository; nothing is changed."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
         user = self._check_token()
         if "/" not in self.repo_id:
             self.repo_id = f"{user}/{self.repo_id}"
-        self._create_if_missing(private)
+        try:
+            self._api.repo_info(**self._repo)
+        except RepositoryNotFoundError:
+            return False
+        except Exception as error:  # see `_ask`
+            raise PublishError(_words(f"{self.repo_id} cannot be read", error)) from None
+        return True
+
+    def create(self, private: bool) -> None:
+        """Make the repository."""
+        self._ask(
+            f"{self.repo_id} could not be created",
+            self._api.create_repo,
+            **self._repo,
+            private=private,
+            exist_ok=True,
+        )
+
+    def open(self, private: bool) -> None:
+        """Check visibility and rights; make the branch if it is missing."""
         self.check_private(private, "nothing was uploaded")
         if self.revision is None or not self.revision.startswith("refs/pr/"):
             self._check_rights()
@@ -679,18 +733,6 @@ class _Hub:
                 f"{self._api.endpoint}/settings/tokens"
             )
         return str(who["name"])
-
-    def _create_if_missing(self, private: bool) -> None:
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        try:
-            self._api.repo_info(**self._repo)
-        except RepositoryNotFoundError:
-            failure = f"{self.repo_id} could not be created"
-            create = self._api.create_repo
-            self._ask(failure, create, **self._repo, private=private, exist_ok=True)
-        except Exception as error:  # see `_ask`
-            raise PublishError(_words(f"{self.repo_id} cannot be read", error)) from None
 
     def check_private(self, private: bool, moment: str) -> None:
         """Raise where the repository is public and should not be."""

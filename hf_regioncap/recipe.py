@@ -13,20 +13,22 @@ from typing import Any, Unpack
 
 from hf_regioncap.errors import OptionError
 from hf_regioncap.marks import mark_as_dict, resolve_mark
+from hf_regioncap.offline import MODEL as DESCRIBER
 from hf_regioncap.options import OFFLINE, OPENAI_URL, OptionKwargs, Options, read_options
 from hf_regioncap.prompts import SYSTEM_PROMPT, prompt_template
 
-#: What says nothing of the data, only of where and how fast it was made, or may hold a key.
-_LEFT_OUT = (
-    "image_root",
-    "api_key_env",
-    "concurrency",
-    "timeout",
-    "extra_headers",
-    "extra_query",
-    "on_error",
-    "answer_store",
+#: Options that are of no use to others or that may hold a key: they are never told.
+PRIVATE = frozenset(
+    ("image_root", "answer_store", "store_tag", "api_key_env", "extra_headers", "extra_query")
 )
+#: Options that None turns off: there it is a choice, elsewhere it says that nothing was chosen.
+NONE_IS_A_CHOICE = frozenset(
+    field.name
+    for field in fields(Options)
+    if field.default is not None and "None" in str(field.type).split(" | ")
+)
+#: What says nothing of the data, only of where and how fast it was made.
+_LEFT_OUT = PRIVATE | {"concurrency", "timeout", "on_error"}
 _PACKAGES = ("hf-regioncap", "datasets", "openai", "pillow", "pyarrow")
 
 
@@ -39,6 +41,8 @@ def make_recipe(**options: Unpack[OptionKwargs]) -> dict[str, Any]:
     >>> recipe = make_recipe(base_url="offline", view="crop")
     >>> recipe["model"], recipe["view"], recipe["mark"]["shape"]
     ('offline-describer', 'crop', 'box')
+    >>> make_recipe(temperature=None)["temperature"] is None  # the endpoint's own, not 0
+    True
     """
     return recipe_of(read_options(options))
 
@@ -53,15 +57,35 @@ def recipe_of(options: Options) -> dict[str, Any]:
     named = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
     recipe["base_url"] = options.base_url or named
     if options.base_url == OFFLINE:
-        from hf_regioncap.offline import MODEL
-
-        recipe["model"] = MODEL
+        recipe["model"] = DESCRIBER
     if options.prompt_column is None:
         recipe["prompt"] = prompt_template(options.prompt, options.label_column is not None)
     if options.system_prompt is None:
         recipe["system_prompt"] = SYSTEM_PROMPT
     recipe["versions"] = {"python": platform.python_version(), **_versions()}
-    return {name: value for name, value in recipe.items() if value is not None}
+    return without_unchosen(recipe)
+
+
+def without_unchosen(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the options that are None because nobody chose anything.
+
+    >>> without_unchosen({"propose": None, "language": None})
+    {'propose': None}
+    """
+    return {
+        name: value
+        for name, value in recipe.items()
+        if value is not None or name in NONE_IS_A_CHOICE
+    }
+
+
+def is_offline(recipe: Mapping[str, Any]) -> bool:
+    """Whether the built-in describer made the data, and no model.
+
+    >>> is_offline({"base_url": "offline", "model": "gpt-4o-mini"}), is_offline({"model": "m"})
+    (True, False)
+    """
+    return recipe.get("base_url") == OFFLINE or recipe.get("model") in (OFFLINE, DESCRIBER)
 
 
 def _versions() -> dict[str, str]:
@@ -109,6 +133,6 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     known = {name: recipe[name] for name in OptionKwargs.__annotations__ if name in recipe}
     if isinstance(known.get("label_names"), dict):
         known["label_names"] = {int(key): name for key, name in known["label_names"].items()}
-    if known.get("model") == "offline-describer" and known.get("base_url") == OFFLINE:
+    if known.get("model") == DESCRIBER and known.get("base_url") == OFFLINE:
         del known["model"]
     return known

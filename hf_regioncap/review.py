@@ -303,9 +303,8 @@ def _text_after(decision: Decision | None, caption: str | None) -> str | None:
 
 def _check_columns(dataset: Dataset, image: str, boxes: str, captions: str, prefix: str) -> None:
     there = dataset.column_names
-    for name, hint in ((image, "image_column"), (boxes, "column_prefix")):
-        if name not in there:
-            raise OptionError(f"no column {name!r}; the dataset has {there}: pass {hint}=")
+    require_column("image_column", image, there)
+    require_column("column_prefix", boxes, there)
     if captions not in there:
         raise OptionError(f"no column {captions!r}: captions that were reviewed must be there")
     new = (f"{prefix}caption_reviewed", f"{prefix}review_status")
@@ -315,6 +314,18 @@ def _check_columns(dataset: Dataset, image: str, boxes: str, captions: str, pref
             f"the dataset already has {taken}, and nothing is overwritten: remove or rename "
             f"what an earlier review wrote, or apply all review files at once as a list"
         )
+
+
+def require_column(argument: str, name: str, there: Sequence[str]) -> None:
+    """Raise where a column is not there, with the argument that names another.
+
+    >>> require_column("image_column", "photo", ["image"])
+    Traceback (most recent call last):
+    hf_regioncap.errors.OptionError: no column 'photo'; the dataset has ['image']:
+    pass image_column=
+    """
+    if name not in there:
+        raise OptionError(f"no column {name!r}; the dataset has {there}: pass {argument}=")
 
 
 def _report_unmatched(review: Review) -> None:

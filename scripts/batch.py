@@ -48,9 +48,11 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def export(parsed: argparse.Namespace) -> int:
     options: dict[str, Any] = options_from_flags(parsed, recipe=parsed.recipe)
+    columns = {name: options[name] for name in ("image_column", "bbox_column") if name in options}
     dataset, root = load(
         parsed.input,
         image_root=options.get("image_root"),
+        **columns,
         split=parsed.split,
         config=parsed.config,
         revision=parsed.revision,

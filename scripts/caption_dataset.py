@@ -24,19 +24,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hf_regioncap.captioning import open_store
 from hf_regioncap.errors import EndpointError, OptionError, PublishError, StoreError
 from hf_regioncap.flags import add_option_flags, number, options_from_flags
 from hf_regioncap.options import Options
 
 DEMO_OUTPUT = "demo_output"
-FAILED = (
-    "ok_partial",
-    "api_error",
-    "api_refused",
-    "api_truncated",
-    "api_bad_answer",
-    "skipped_budget",
-)
+#: Flags that a later `--retry-failed` has no use for: of the input, and the bounds of one run.
+OF_ONE_RUN = {"split", "config", "revision", "limit", "streaming", "max_requests", "max_cost"}
+#: Options whose values may be keys, and are not printed.
+UNTOLD = {"extra_headers", "extra_query"}
 
 # Arguments
 
@@ -71,14 +68,18 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.demo and parsed.input is not None and parsed.output is None:
         parsed.input, parsed.output = None, parsed.input  # --demo FOLDER
+    if parsed.demo and parsed.input is not None:
+        parser.error("--demo has photos of its own: name OUTPUT only, or leave --demo out")
     if parsed.demo:
         parsed.output = parsed.output or DEMO_OUTPUT
     elif parsed.input is None or parsed.output is None:
         parser.error("INPUT and OUTPUT are needed (or --demo)")
-    if parsed.retry_failed and (parsed.dry_run or parsed.limit is not None or parsed.demo):
-        parser.error(
-            "--retry-failed asks OUTPUT's failed rows: not with --dry-run, --limit, --demo"
-        )
+    reads_input = ("dry_run", "limit", "streaming", "split", "config", "revision")
+    if parsed.retry_failed and any(getattr(parsed, name) for name in reads_input):
+        flags = ", ".join(map(flag, reads_input))
+        parser.error(f"--retry-failed asks OUTPUT's failed rows: not with {flags}")
+    if parsed.public and not parsed.push_to_hub:
+        parser.error("--public publishes nothing by itself: it needs --push-to-hub USER/NAME")
     if parsed.limit is not None and parsed.limit < 1:
         parser.error(f"--limit must be 1 or more, got {parsed.limit}")
     return parsed
@@ -100,9 +101,11 @@ def load_input(parsed: argparse.Namespace, options: dict[str, Any]) -> Any:
     if parsed.demo:
         demo = inputs.demo_dataset()
         return demo if parsed.limit is None else inputs.first_rows(demo, parsed.limit)
+    columns = {n: options[n] for n in ("image_column", "bbox_column") if n in options}
     dataset, root = inputs.load(
         parsed.input,
         image_root=options.get("image_root"),
+        **columns,
         split=parsed.split,
         config=parsed.config,
         revision=parsed.revision,
@@ -126,7 +129,7 @@ def load_output(folder: Path) -> Any:
 
 def check_token(parsed: argparse.Namespace) -> None:
     """Find out that nothing can be pushed before anything is paid for."""
-    if parsed.push_to_hub:
+    if parsed.push_to_hub and not parsed.dry_run:
         from huggingface_hub import get_token
 
         if get_token() is None:
@@ -144,13 +147,34 @@ def check_output(folder: Path) -> None:
         )
 
 
+def make_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"OUTPUT {str(folder)!r} cannot be made: {error.strerror}") from None
+
+
+def check_store(options: dict[str, Any]) -> None:
+    """Find out that no answer can be kept before one is paid for."""
+    store = open_store(Options(**options))
+    try:
+        if store is not None:
+            store.open()
+    except StoreError as error:
+        raise OptionError(str(error)) from None
+
+
 # Output
 
 
 def write_output(
     dataset: Any, folder: Path, parsed: argparse.Namespace, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Parquet and card, the recipe, the seed's lines with their images, the page."""
+) -> tuple[dict[str, Any], Any]:
+    """Parquet and card, the recipe, the seed's lines with their images, the page.
+
+    Gives the summary, and the dataset to push: of a stream, what was written, as every reading
+    of it asks again.
+    """
     from hf_regioncap.exports import write_seed_jsonl
     from hf_regioncap.gallery import write_gallery
     from hf_regioncap.publishing import write_dataset
@@ -170,6 +194,8 @@ def write_output(
         column_prefix=prefix,
         keep_metadata=parsed.keep_metadata,
     )
+    if parsed.streaming:
+        dataset = load_written(folder, dataset)
     reading: dict[str, Any] = {
         "image_column": checked.image_column,
         "image_root": root,
@@ -192,7 +218,17 @@ def write_output(
         title=Path(parsed.input or "Demo").stem,
         **reading,
     )
-    return {**summary, "reasons": commonest_reasons(dataset, prefix)}
+    return {**summary, "reasons": commonest_reasons(dataset, prefix)}, dataset
+
+
+def load_written(folder: Path, dataset: Any) -> Any:
+    """Stream what was written of a dataset: the same splits, and no others of an earlier run."""
+    from datasets import load_dataset
+
+    from hf_regioncap.card import named_splits
+
+    written = load_dataset(str(folder), streaming=True)
+    return written if hasattr(dataset, "values") else written[next(iter(named_splits(dataset)))]
 
 
 def commonest_reasons(dataset: Any, prefix: str) -> dict[str, tuple[str, int]]:
@@ -238,9 +274,11 @@ def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> s
 
 
 def print_summary(
-    summary: dict[str, Any], progress: Any, folder: Path, arguments: list[str], demo: bool
+    summary: dict[str, Any], progress: Any, parsed: argparse.Namespace, script: str
 ) -> int:
     """Say what came of it and what to do next; the number of failed rows."""
+    from hf_regioncap.captioning import FAILED
+
     statuses = Counter(summary["answer_status"])
     failed = sum(statuses[status] for status in FAILED)
     print(f"\n{summary['rows']:,} rows, {summary['captions']:,} captions")
@@ -257,25 +295,47 @@ def print_summary(
             f"tokens:   {progress.prompt_tokens:,} prompt, {progress.completion_tokens:,} "
             f"completion, cost {cost}"
         )
+    folder = Path(parsed.output)
     print(f"results:  {folder}/  (data/*.parquet, regions.jsonl, images/, README.md)")
     print(f"page:     {folder}/gallery.html")
-    command = ["python", "scripts/caption_dataset.py"]
     if failed:
-        again = [*arguments, *([] if "--retry-failed" in arguments else ["--retry-failed"])]
-        print(f"{failed:,} rows failed; ask again: {shlex.join([*command, *again])}")
-    if demo:
+        print(f"{failed:,} rows failed; ask again: {retry_command(parsed, script)}")
+        for name in sorted(UNTOLD):
+            if getattr(parsed, name) is not None:
+                print(f"          with {flag(name)} as before, whose values are not shown here")
+    if parsed.demo:
+        real = ["python", script, "--demo", "--base-url", "https://api.openai.com/v1"]
         print(
-            "next:     the same with a real model: export OPENAI_API_KEY=… && "
-            f"{shlex.join([*command, '--demo', '--base-url', 'https://api.openai.com/v1'])}"
+            "next:     the same with a real model: export OPENAI_API_KEY=… && " + shlex.join(real)
         )
     return failed
 
 
-def main(arguments: list[str]) -> int:
+def retry_command(parsed: argparse.Namespace, script: str) -> str:
+    """The command that asks again what failed in OUTPUT."""
+    words = ["python", script, *([] if parsed.demo else [parsed.input]), parsed.output]
+    given = {**vars(parsed), "retry_failed": True}
+    for name, value in given.items():
+        if name in {"input", "output"} | OF_ONE_RUN | UNTOLD or value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag(name))
+        elif str(value).startswith("-"):
+            words.append(f"{flag(name)}={value}")  # it would be read as a flag
+        else:
+            words += [flag(name), str(value)]
+    return shlex.join(words)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def main(arguments: list[str], script: str = __file__) -> int:
     parsed = read_arguments(arguments)
     try:
         options = read_options_of(parsed)
-        return work(parsed, options, arguments)
+        return work(parsed, options, script)
     except OptionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -294,12 +354,15 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def work(parsed: argparse.Namespace, options: dict[str, Any], arguments: list[str]) -> int:
+def work(parsed: argparse.Namespace, options: dict[str, Any], script: str) -> int:
     from hf_regioncap import caption_dataset, estimate, retry_failed
 
     folder = Path(parsed.output)
     check_output(folder)
     check_token(parsed)
+    if not parsed.dry_run:
+        make_output(folder)
+        check_store(options)
     price = read_price(parsed.price)
     bounds = {"max_requests": parsed.max_requests, "max_cost": parsed.max_cost, "price": price}
     seen: list[Any] = []
@@ -316,12 +379,12 @@ def work(parsed: argparse.Namespace, options: dict[str, Any], arguments: list[st
             print(estimate(dataset, price=price, **options))
             return 0
         captioned = caption_dataset(dataset, on_progress=remember, **bounds, **options)
-    summary = write_output(captioned, folder, parsed, options)
-    failed = print_summary(summary, seen[0] if seen else None, folder, arguments, parsed.demo)
+    summary, written = write_output(captioned, folder, parsed, options)
+    failed = print_summary(summary, seen[0] if seen else None, parsed, script)
     if parsed.push_to_hub and not summary["captions"]:
         print("not pushed: there is no caption")
     elif parsed.push_to_hub:
-        print(f"pushed:   {push(captioned, parsed, options)}")
+        print(f"pushed:   {push(written, parsed, options)}")
     return 1 if failed else 0
 
 
@@ -335,4 +398,4 @@ def read_price(text: str | None) -> tuple[float, float] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], sys.argv[0]))

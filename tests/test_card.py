@@ -176,6 +176,8 @@ def test_split_names() -> None:
         ({}, {}),
         (None, {}),
         ({"model": None, "view": "crop"}, {"view": "crop"}),
+        ({"propose": None, "temperature": None},) * 2,
+        ({"seed": None, "answer_store": None}, {}),
         ({"base_url": "offline"}, {"base_url": "offline"}),
         (
             {"base_url": "https://ada:pw@host:8000/v1?key=k#f"},
@@ -243,6 +245,14 @@ def test_the_describer_is_called_what_it_is() -> None:
         assert "No model looked at these images" in text
         assert "gpt-4o-mini" not in text
     assert "No model looked" not in dataset_card(summarize(rows([["a"]])), recipe=RECIPE)
+
+
+def test_boxes_that_nobody_proposed_are_not_called_proposed() -> None:
+    summary = summarize(rows([["a"]], type=["without_bbox"]))
+    words = "Boxes proposed for them by contours"
+    assert words in dataset_card(summary, recipe=RECIPE)
+    for propose in (None, "detectors:find"):
+        assert words not in dataset_card(summary, recipe={**RECIPE, "propose": propose})
 
 
 def test_a_review_is_told() -> None:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given
@@ -37,7 +38,7 @@ from hf_regioncap.exports import (
     write_jsonl,
     write_seed_jsonl,
 )
-from hf_regioncap.images import encode_jpeg
+from hf_regioncap.images import encode_jpeg, open_picture
 
 SIZE = (640, 427)
 ROTATED = (427, 640)
@@ -231,6 +232,9 @@ def test_crops_lie_in_the_upright_image() -> None:
 def test_new_columns_are_not_overwritten_by_own_ones() -> None:
     with pytest.raises(OptionError, match="'bbox'"):
         explode_regions(dataset(), columns=["bbox"])
+    for name in ("usage.prompt_tokens", "nothing"):
+        with pytest.raises(OptionError, match=f"columns: '{name}' is no column; the dataset has"):
+            explode_regions(dataset(), columns=[name])
 
 
 # TRL
@@ -468,6 +472,21 @@ def test_visual_genome_is_what_its_readme_says() -> None:
     assert described[2]["regions"] == []
 
 
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("value", "feature"),
+    [("lamp", Value("string")), (1, ClassLabel(names=["rocket", "lamp"]))],
+)
+def test_one_label_per_row_is_that_of_all_its_boxes(value: Any, feature: Any) -> None:
+    source = dataset(row()).add_column("kind", [value]).cast_column("kind", feature)
+    exploded = explode_regions(source, label_column="kind", image=False)
+    assert exploded["label"][:] == ["lamp", "lamp"]
+    coco = to_coco_captions(source, label_column="kind")
+    assert [category["name"] for category in coco["categories"]] == ["lamp"]
+
+
 # Files
 
 
@@ -497,6 +516,27 @@ def test_jsonl_holds_paths_for_images_and_each_image_once(tmp_path: Path) -> Non
     assert len(list((tmp_path / "images").iterdir())) == 1
     chats = write_jsonl(to_chat_messages(dataset()), tmp_path / "chats")
     assert json.loads(chats.read_text(encoding="utf-8"))["images"] == ["images/00000001.jpg"]
+
+
+def test_turned_photos_are_written_upright_and_others_as_they_are(tmp_path: Path) -> None:
+    lying, upright = rotated(), jpeg(photo())
+    buffer = io.BytesIO()
+    exif = Pictures.Exif()
+    exif[0x0112] = 3
+    photo().save(buffer, "PNG", exif=exif)
+    images = [{"bytes": data, "path": None} for data in (lying, upright, buffer.getvalue())]
+    source = dataset(*(row(image=image) for image in images))
+    first, second, third = (opened(tmp_path / name) for name in write_images(source, tmp_path))
+    assert [each.size for each in (first, second, third)] == [ROTATED, SIZE, SIZE]
+    assert all(each.getexif().get(0x0112, 1) == 1 for each in (first, second, third))
+    assert (tmp_path / "images" / "00000002.jpg").read_bytes() == upright
+    for image, written in ((images[0], first), (images[2], third)):
+        shown = open_picture(image).image
+        assert shown is not None
+        difference = np.abs(np.asarray(shown, float) - np.asarray(written, float))
+        assert difference.mean() < 4  # on its head it would be ten times as much
+    sizes = [(i["width"], i["height"]) for i in to_coco_captions(source)["images"]]
+    assert sizes == [ROTATED, SIZE, SIZE]
 
 
 # The seed's format
@@ -530,6 +570,18 @@ def test_the_seeds_nine_fields(tmp_path: Path) -> None:
     assert first["image"] != first["image_with_bbox"]
     assert failed["answer"] is None
     assert (empty["image"], empty["image_with_bbox"]) == (None, None)
+
+
+def test_pictures_of_a_longer_file_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    write_seed_jsonl(dataset(row(), row(), row()), tmp_path)
+    own = tmp_path / "images" / "00000009.jpg"
+    own.write_bytes(b"not ours")
+    buffer = io.BytesIO()
+    photo().save(buffer, "PNG")
+    write_seed_jsonl(dataset(row(image={"bytes": buffer.getvalue(), "path": None})), tmp_path)
+    assert sorted(path.name for path in own.parent.iterdir()) == [
+        *("00000001.png", "00000001_bbox_vis.jpg", "00000009.jpg")
+    ]
 
 
 def test_the_seeds_example_line_by_line() -> None:

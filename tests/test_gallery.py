@@ -298,6 +298,39 @@ def test_no_folder_of_this_machine_is_told(tmp_path: Path) -> None:
         assert "secret_folder" not in text
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("https://host/cat.jpg?key=name-canary", None),
+        ("cat.jpg?key=name-canary", None),
+        ("/home/name-canary/cat.jpg", "cat.jpg"),
+        ("C:\\name-canary\\cat.jpg", "cat.jpg"),
+    ],
+)
+def test_only_bare_names_of_files_are_told(path: str, name: str | None, tmp_path: Path) -> None:
+    told = page([{"image": {"bytes": CAT, "path": path}}, {"image": path}], tmp_path)
+    assert [row["name"] for row in told.rows] == [name, name]
+    assert "canary" not in told.text
+
+
+def test_reasons_and_recipe_tell_no_folder_and_no_key(tmp_path: Path) -> None:
+    recipe = {
+        "model": "/home/canary/m.gguf",
+        "base_url": "https://host/v1?key=canary",
+        "extra_headers": {"X-Key": "canary"},
+        "temperature": None,
+    }
+    (tmp_path / "canary").mkdir()
+    outside = {"image": {"bytes": None, "path": "/etc/hostname"}}
+    error = row(CAT, [None], answer_status="api_error", answer_error="no '/home/canary/a.jpg'")
+    told = page([outside, error], tmp_path, recipe=recipe, image_root=tmp_path / "canary")
+    assert "leads out of image_root" in told.rows[0]["reason"]
+    assert told.meta["model"] == "m.gguf"
+    expected = [["model", "m.gguf"], ["base_url", "https://host/v1"], ["temperature", "null"]]
+    assert told.meta["recipe"] == expected
+    assert "canary" not in told.text
+
+
 def label_layouts() -> list[tuple[Any, Features | None, str]]:
     names = ClassLabel(names=["cat", "cup"])
     box = List(Value("float64"))
@@ -439,6 +472,21 @@ def test_large_sets_are_paged(dataset: Dataset, tmp_path: Path) -> None:
         assert hrefs == ["my%20page.html", "my%20page-2.html", "my%20page-3.html"]
         assert one.summary["rows"] == 5
     assert len({one.meta["digest"] for one in pages}) == 1
+
+
+def test_pages_of_a_longer_set_go_and_those_of_others_stay(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    write_gallery(dataset, tmp_path / "a.html", page_rows=1)
+    other = tmp_path / "a-4.html"
+    write_gallery(dataset, other)
+    write_gallery(dataset, tmp_path / "a.html", page_rows=3)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *("a-2.html", "a-4.html", "a-5.html", "a.html")
+    ]
+    write_gallery(dataset, tmp_path / "b.html", page_rows=1)
+    write_gallery(dataset, tmp_path / "b.html")
+    assert not list(tmp_path.glob("b-*"))
 
 
 def test_an_interrupted_page_leaves_the_old_one(dataset: Dataset, tmp_path: Path) -> None:

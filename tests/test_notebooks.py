@@ -157,13 +157,14 @@ def digest(notebook: Any) -> str:
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
 
 
-def set_settings(notebook: Any, **endpoint: Any) -> None:
+def set_settings(notebook: Any, **values: Any) -> None:
     """Change the one cell, as its text tells the reader to."""
     [cell] = [cell for cell in notebook.cells if cell.id == "settings"]
-    cell.source, count = re.subn(
-        r"^endpoint = .*$", f"endpoint = {endpoint!r}", cell.source, count=1, flags=re.MULTILINE
-    )
-    assert count == 1
+    for name, value in values.items():
+        cell.source, count = re.subn(
+            rf"^{name} = .*$", f"{name} = {value!r}", cell.source, count=1, flags=re.MULTILINE
+        )
+        assert count == 1
 
 
 def add_checks(notebook: Any, name: str) -> None:
@@ -244,7 +245,7 @@ def test_stored_outputs_are_those_of_the_code(path: Path, runs: Any) -> None:
 def test_runs_with_another_endpoint_by_one_cell(path: Path, tmp_path: Path) -> None:
     notebook = read(path)
     with Endpoint(latency=0.02) as endpoint:
-        set_settings(notebook, base_url=endpoint.base_url, model="m")
+        set_settings(notebook, endpoint={"base_url": endpoint.base_url, "model": "m"})
         add_checks(notebook, path.stem)
         execute(notebook, tmp_path, machine(tmp_path))
         asked = len(endpoint.requests)
@@ -290,9 +291,18 @@ def test_review_and_card_are_written_without_a_token(runs: Any) -> None:
     assert len(list(written.glob("data/*.parquet"))) == 1
 
 
+def test_a_stored_token_alone_pushes_nothing(tmp_path: Path) -> None:
+    notebook = read(NOTEBOOKS[2])
+    with HubStandIn() as hub:
+        token = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
+        execute(notebook, tmp_path, machine(tmp_path, **token))
+        assert not hub.repos
+
+
 def test_pushes_to_a_private_repository_with_a_token(tmp_path: Path) -> None:
     path = NOTEBOOKS[2]
     notebook = read(path)
+    set_settings(notebook, repo="region-captions-demo")
     add_checks(notebook, path.stem)
     with HubStandIn() as hub:
         token = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
@@ -309,7 +319,7 @@ def test_runs_a_second_time_in_the_same_folder(tmp_path: Path) -> None:
     """All of a notebook's files are there already: nothing is in the way, and nothing is asked."""
     notebook = read(NOTEBOOKS[1])
     with Endpoint() as endpoint:
-        set_settings(notebook, base_url=endpoint.base_url, model="m")
+        set_settings(notebook, endpoint={"base_url": endpoint.base_url, "model": "m"})
         [resumed] = [at for at, cell in enumerate(notebook.cells) if cell.id == "resumed"]
         again = [
             nbformat.from_dict({**c, "id": f"{c.id}-2"}) for c in notebook.cells[: resumed + 1]

@@ -300,18 +300,44 @@ def test_a_secret_file_is_never_written(tmp_path: Path) -> None:
         *(secret.as_uri(), f"{root}/missing.jpg", "own.jpg", str(root)),
     ]
     rows = [row(k, image={"bytes": None, "path": path}) for k, path in enumerate(paths)]
-    for image_root, readable in ((None, []), (root, ["own.jpg"])):
-        out = tmp_path / f"out-{len(readable)}"
-        summary = write_dataset(table(*rows), out, image_root=image_root, keep_metadata=True)
+    own = row(99, image={"bytes": jpeg("blue"), "path": "own.jpg"})
+    for image_root, more in ((None, [own]), (root, [])):
+        out = tmp_path / f"out-{len(more)}"
+        summary = write_dataset(table(*rows, *more), out, image_root=image_root, keep_metadata=True)
         back = stored(loaded(out))
-        assert [r["image"]["path"] for r in back if r["image"]] == readable
-        assert summary["images_withheld"] == len(paths) - len(readable)
+        assert [r["image"]["path"] for r in back if r["image"]] == ["own.jpg"]
+        withheld = len(paths) + len(more) - 1
+        assert summary["images_withheld"] == withheld
         written = all_bytes(out)
         assert SECRET not in written
         assert str(tmp_path).encode() not in written
-        assert f"Images that are null here: {len(paths) - len(readable)}." in (
-            out / "README.md"
-        ).read_text(encoding="utf-8")
+        card = (out / "README.md").read_text(encoding="utf-8")
+        assert f"Images that are null here: {withheld}." in card
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_nothing_is_replaced_by_images_that_may_not_be_read(named: bool, tmp_path: Path) -> None:
+    out, root = tmp_path / "out", tmp_path / "root"
+    root.mkdir()
+    write_dataset(table(), out, recipe=RECIPE)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    paths = [str(root / "missing.jpg"), "other.jpg"]
+    rows = [row(k, image={"bytes": None, "path": path}) for k, path in enumerate(paths)]
+    image_root = root if named else None
+    with pytest.raises(OptionError, match=r"none of the 2 images .* may be read .*image_root="):
+        write_dataset(table(*rows, row(image=None)), out, image_root=image_root)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_images_that_are_none_are_told_and_no_error(tmp_path: Path) -> None:
+    rows = [row(image={"bytes": b"no image", "path": None}), row(image=None)]
+    assert write_dataset(table(*rows), tmp_path / "out")["images_withheld"] == 1
+
+
+def test_a_bad_dataset_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no splits"):
+        write_dataset(DatasetDict({}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_datasets_has_put_in_its_cache_are_embedded(tmp_path: Path) -> None:
@@ -453,6 +479,17 @@ def test_errors_lose_the_paths_in_them(tmp_path: Path, error: str | None, told: 
     assert loaded(tmp_path / "out")["answer_error"][:] == [told]
 
 
+def test_a_users_own_column_is_not_taken_for_ours(tmp_path: Path) -> None:
+    own = "my_answer_error"
+    source = table(row(answer_error="no /home/ada/a.jpg")).add_column(own, ["see /home/ada/b.jpg"])
+    write_dataset(source, tmp_path / "out")
+    [back] = stored(loaded(tmp_path / "out"))
+    assert (back["answer_error"], back[own]) == ("no [path]", "see /home/ada/b.jpg")
+    write_dataset(source, tmp_path / "prefixed", column_prefix="my_")
+    [back] = stored(loaded(tmp_path / "prefixed"))
+    assert (back["answer_error"], back[own]) == ("no /home/ada/a.jpg", "see [path]")
+
+
 def test_the_recipe_and_the_card_hold_no_secret(tmp_path: Path) -> None:
     recipe = {**RECIPE, "extra_headers": {"X": SECRET.decode()}, "image_root": "/home/ada"}
     write_dataset(table(), tmp_path / "out", recipe=recipe, source="/home/ada/photos")
@@ -548,6 +585,10 @@ def push_split(rows: list[dict[str, Any]], repo_id: str, split: str) -> str:
     return publish(dataset, repo_id, token="hf_write", recipe=RECIPE)
 
 
+def push_nothing(repo_id: str) -> str:
+    return publish(DatasetDict({}), repo_id, token="hf_write")
+
+
 def pull(repo_id: str, split: str = "train", **options: Any) -> list[dict[str, Any]]:
     return stored(load_dataset(repo_id, split=split, token="hf_write", **options))
 
@@ -597,6 +638,19 @@ def test_a_token_that_does_not_do_is_told_before_anything_is_made(
         elsewhere(push, [row()], "ada/unmade", token=token)
     assert token not in str(told.value)
     assert "ada/unmade" not in hub.repos
+
+
+def test_a_bad_dataset_leaves_no_repository(hub: HubStandIn, elsewhere: Callable[..., Any]) -> None:
+    with pytest.raises(OptionError, match="no splits"):
+        elsewhere(push_nothing, "ada/empty")
+    hidden = [row(image={"bytes": None, "path": "/home/ada/cat.jpg"})]
+    with pytest.raises(OptionError, match="none of the 1 images"):
+        elsewhere(push, hidden, "ada/empty")
+    assert "ada/empty" not in hub.repos
+    elsewhere(push, [row(1)], "ada/full")
+    with pytest.raises(OptionError, match="none of the 1 images"):
+        elsewhere(push, hidden, "ada/full")
+    assert [r["id"] for r in elsewhere(pull, "ada/full")] == [1]
 
 
 def test_a_repository_of_somebody_else_is_told_before_any_upload(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from endpoint import Endpoint
 from PIL import Image as Pillow
 
 from hf_regioncap.columns import ALL_COLUMNS
+from hf_regioncap.publishing import write_dataset
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "caption_dataset.py"
 NINE = [
@@ -197,6 +199,122 @@ def test_failed_rows_exit_1_and_can_be_retried(
     assert all(line["answer"] for line in read_lines(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    "prepare", [as_jsonl, pytest.param(as_folder, marks=pytest.mark.filterwarnings("ignore"))]
+)
+def test_a_stream_is_captioned_once(
+    prepare: Callable[[Path], list[object]],
+    photos: Path,
+    tmp_path: Path,
+    script: Callable[..., Any],
+) -> None:
+    source, *options = prepare(photos)
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--answer-store", "none", *options]
+        done = script(source, "out", "--streaming", "--max-requests", "3", *asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert endpoint.count == 3
+    assert all(line["answer"] for line in read_lines(tmp_path / "out"))
+    assert "3 sent, 0 from" in done.stdout
+
+
+def test_a_stream_reads_back_no_split_of_an_earlier_run(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    assert script(source, "out", "--base-url", "offline").returncode == 0
+    earlier = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    both = DatasetDict({"train": earlier, "test": earlier})
+    write_dataset(both, tmp_path / "both", recipe={"model": "m"})
+    done = script(source, "both", "--base-url", "offline", "--streaming")
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "both")) == 3
+    assert set(load_dataset(str(tmp_path / "both"), streaming=True)) == {"train", "test"}
+
+
+def retry_line(done: Any) -> list[str]:
+    [line] = [line for line in done.stdout.splitlines() if "ask again: " in line]
+    python, *words = shlex.split(line.split("ask again: ")[1])
+    assert python == "python"
+    return words
+
+
+def test_the_command_that_retries_runs(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint() as endpoint:
+        headers = ["--extra-headers", '{"X-Key": "header-canary"}', "--seed", "-1"]
+        more = ["--limit", "2", "--max-requests", "1", "--language", "- German"]
+        more[-2:] = [f"--language={more[-1]}"]
+        done = script(source, "out", "--base-url", endpoint.base_url, *headers, *more)
+        assert done.returncode == 1
+        assert "canary" not in done.stdout + done.stderr
+        assert "with --extra-headers as before" in done.stdout
+        called, *words = retry_line(done)
+        assert Path(called) == SCRIPT
+        again = script(*words)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert endpoint.count == 2
+    assert all(line["answer"] for line in read_lines(tmp_path / "out"))
+
+
+def test_the_command_that_retries_the_demo_runs(tmp_path: Path, script: Callable[..., Any]) -> None:
+    pytest.importorskip("skimage")
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url]
+        done = script("--demo", "mine", *asked, "--limit", "2", "--max-requests", "1")
+        assert done.returncode == 1
+        again = script(*retry_line(done)[1:])
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert endpoint.count == 2
+    assert all(line["answer"] for line in read_lines(tmp_path / "mine"))
+
+
+def test_the_script_is_named_as_it_was_called(photos: Path, tmp_path: Path) -> None:
+    write_lines(photos / "rows.jsonl", seed_rows(1))
+    called = os.path.relpath(SCRIPT, tmp_path)
+    with Endpoint(["refusal_words"]) as endpoint:
+        words = [called, "photos/rows.jsonl", "out", "--base-url", endpoint.base_url]
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert retry_line(done) == [*words[:3], "--retry-failed", *words[3:]]
+
+
+def test_a_shorter_run_leaves_nothing_of_the_longer_one(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    assert script(source, "out", "--base-url", "offline").returncode == 0
+    own = tmp_path / "out" / "images" / "00000007.png"
+    own.write_bytes(b"somebody else's")
+    assert script(source, "out", "--base-url", "offline", "--limit", "1").returncode == 0
+    names = sorted(path.name for path in own.parent.iterdir())
+    assert names == ["00000001.png", "00000001_bbox_vis.jpg", "00000007.png"]
+
+
+def test_a_recipe_says_what_was_turned_off(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", [*seed_rows(2), {"image": "2.png", "bbox": []}])
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--propose", "none", "--temperature", "none"]
+        assert script(source, "out", *asked).returncode == 0
+        again = script(source, "other", "--recipe", "out/recipe.json", "--answer-store", "none")
+        assert again.returncode == 0, again.stderr
+        assert endpoint.count == 4
+        assert not any("temperature" in request.body for request in endpoint.requests)
+    assert read_lines(tmp_path / "out") == read_lines(tmp_path / "other")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "proposed for them by contours" not in card
+
+
 def test_a_second_run_and_a_recipe_ask_nothing(
     photos: Path, tmp_path: Path, script: Callable[..., Any]
 ) -> None:
@@ -218,6 +336,10 @@ def test_a_dry_run_sends_and_writes_nothing(
     with Endpoint() as endpoint:
         done = script(source, "out", "--base-url", endpoint.base_url, "--dry-run")
         assert endpoint.count == 0
+        pushed = ["--push-to-hub", "ada/captions"]  # no token is needed yet
+        again = script(source, "out", "--base-url", endpoint.base_url, "--dry-run", *pushed)
+        assert again.returncode == 0, again.stderr
+        assert endpoint.count == 0
     assert done.returncode == 0
     assert "requests to send:  3" in done.stdout
     assert not (tmp_path / "out").exists()
@@ -235,6 +357,13 @@ def test_a_dry_run_sends_and_writes_nothing(
         (["broken.jsonl", "out"], "line 2"),
         (["rows.jsonl", "taken"], "was not written by this script"),
         (["rows.jsonl", "out", "--retry-failed"], "no earlier run"),
+        (
+            ["rows.jsonl", "out", "--retry-failed", "--limit", "1"],
+            "not with --dry-run, --limit, --streaming",
+        ),
+        (["rows.jsonl", "out", "--demo"], "--demo has photos of its own"),
+        (["rows.jsonl", "out", "--public"], "--public publishes nothing by itself"),
+        (["rows.jsonl", "out", "--push-to-hub", "ada/x"], "--push-to-hub needs a token"),
         (["rows.jsonl", "out", "--price", "1"], "price must be"),
         (["rows.jsonl", "out", "--base-url", "https://example.com/v1"], "api_key_env"),
     ],
@@ -311,8 +440,78 @@ def test_the_demo(tmp_path: Path, child: Callable[..., Any]) -> None:
     assert "next:" in done.stdout
 
 
+def test_fields_of_other_names(photos: Path, tmp_path: Path, script: Callable[..., Any]) -> None:
+    rows = [{"photo": f"{number}.png", "objects": {"boxes": BOXES}} for number in range(3)]
+    rows[1]["objects"]["boxes"] = [BOXES[0], [1, 2, "wide", 4]]
+    source = write_lines(photos / "rows.jsonl", rows)
+    named = ["--image-column", "photo", "--bbox-column", "objects.boxes"]
+    done = script(source, "out", "--base-url", "offline", *named)
+    assert done.returncode == 0, done.stderr
+    assert [line["valid_bboxes_num"] for line in read_lines(tmp_path / "out")] == [2, 1, 2]
+    dataset = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "c"))
+    assert dataset["box_status"][1] == ["ok", "invalid_value"]
+    assert script(source, "other", "--base-url", "offline").returncode == 2
+
+
+def test_images_that_are_all_missing_leave_what_is_there(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    assert script(source, "out", "--base-url", "offline").returncode == 0
+    lines = read_lines(tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    moved = write_lines(tmp_path / "empty" / "rows.jsonl", seed_rows())
+    done = script(moved, "out", "--base-url", "offline")
+    assert done.returncode == 2
+    assert "none of the 3 images" in done.stderr
+    assert read_lines(tmp_path / "out") == lines
+    assert load_dataset(str(tmp_path / "out"), split="train", streaming=True).take(1)
+
+
 def test_a_data_set_that_is_not_there(child: Callable[..., Any]) -> None:
     done = child("nobody/nothing", "out", "--base-url", "offline")
     assert done.returncode == 2
     assert "'nobody/nothing' cannot be loaded" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_what_stands_in_the_way_is_found_before_anything_is_paid_for(
+    flags: list[str], photos: Path, script: Any, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    lines = write_lines(photos / "rows.jsonl", seed_rows())
+    asked = ["--base-url", endpoint.base_url, *flags]
+    (tmp_path / "file").write_text("no folder")
+    below = script(lines, tmp_path / "file" / "out", *asked)
+    kept = script(lines, "out", "--answer-store", tmp_path / "file" / "a.sqlite", *asked)
+    if flags:  # which looks and writes nothing
+        assert not (tmp_path / "out").exists()
+    else:
+        assert (below.returncode, kept.returncode) == (2, 2)
+        assert "OUTPUT" in below.stderr
+        assert "answer store" in kept.stderr
+    assert endpoint.count == 0
+
+
+def test_a_split_keeps_its_name(photos: Path, script: Any, endpoint: Endpoint) -> None:
+    write_dataset(
+        DatasetDict(
+            test=Dataset.from_list([{"image": str(photos / "0.png"), "bbox": BOXES}]).cast_column(
+                "image", Image()
+            )
+        ),
+        photos / "set",
+        image_root=photos,
+    )
+    for number, flags in enumerate([[], ["--streaming"]]):
+        done = script(
+            photos / "set",
+            f"out{number}",
+            "--split",
+            "test",
+            "--base-url",
+            endpoint.base_url,
+            *flags,
+        )
+        assert done.returncode == 0, done.stderr
+        assert list(load_dataset(f"out{number}")) == ["test"]
