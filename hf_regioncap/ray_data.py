@@ -18,24 +18,33 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hf_regioncap.errors import EndpointError, OptionError, RegionCaptionError, StoreError
+from hf_regioncap.options import read_options
 
 _RAISED = {kind.__name__: kind for kind in (OptionError, EndpointError, StoreError)}
 
 
 def caption_files(
-    files: Sequence[tuple[str, str]], *, workers: int | None = None, **options: Any
+    files: Sequence[tuple[str, str]],
+    *,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    **options: Any,
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """Caption Parquet files on a Ray cluster: yields each target with its rows by `answer_status`.
 
     `files` are pairs of source and target, as every machine of the cluster sees them (see
     `caption_parquet`). At most `workers` are at work at once, by default one for each CPU, and
     each has up to `concurrency` requests in flight. `answer_store` is a path on each machine:
-    one store for all workers there. Keys are read from the environment of the workers. An error
-    that no file can do without (options, key, model, credit, store) is raised here and ends it.
+    one store for all workers there. Keys are read from the environment of the workers. With
+    `retry_failed`, of a target that is there only the failed rows are asked again. An error that
+    no file can do without (options, key, model, credit, store) is raised here and ends it.
 
     >>> list(caption_files([]))
     []
     """
+    read_options(options)
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers must be a number of 1 or more, got {workers!r}")
     if not files:
         return
     try:
@@ -44,24 +53,34 @@ def caption_files(
         raise OptionError("this needs Ray Data: pip install 'hf-regioncap[ray]'") from None
     items = [{"source": source, "target": target} for source, target in files]
     work = data.from_items(items, override_num_blocks=len(items)).map(
-        functools.partial(_caption_one, options=options),
+        functools.partial(_caption_one, retry=retry_failed, options=options),
         num_cpus=1,
         compute=data.TaskPoolStrategy(size=workers) if workers is not None else None,
     )
     for row in work.iter_rows():
         if row["error"] is not None:
             raise _RAISED.get(row["error"], RegionCaptionError)(row["words"])
-        yield row["target"], dict(zip(row["statuses"], map(int, row["counts"]), strict=True))
+        counts = zip(row["statuses"], map(int, row["counts"]), strict=True)
+        yield row["target"], {status: count for status, count in counts if count}
 
 
-def _caption_one(row: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _caption_one(row: dict[str, Any], retry: bool, options: dict[str, Any]) -> dict[str, Any]:
     """Caption one file on a worker; an error travels as its name and words."""
-    from hf_regioncap.parquet import caption_parquet
+    import datasets
+    import pyarrow as pa
 
-    told = {"target": row["target"], "statuses": [""], "counts": [0], "error": None, "words": None}
+    from hf_regioncap.parquet import caption_parquet, find_place, retry_parquet
+
+    datasets.disable_progress_bars()  # a worker's would run through the driver's output
+    source, target = row["source"], row["target"]
+    # Lists with something in them, of which Arrow knows the type.
+    told = {"target": target, "statuses": ["ok"], "counts": [0], "error": None, "words": None}
     try:
-        counts = caption_parquet(row["source"], row["target"], **options)
-    except RegionCaptionError as error:
-        words = f"{row['source']}: {error}"
-        return {**told, "error": type(error).__name__, "words": words}
-    return {**told, "statuses": list(counts) or [""], "counts": list(counts.values()) or [0]}
+        place, path = find_place(target)
+        if retry and place.exists(path):
+            counts = retry_parquet(target, **options)
+        else:
+            counts = caption_parquet(source, target, **options)
+    except (RegionCaptionError, OSError, pa.ArrowException) as error:
+        return {**told, "error": type(error).__name__, "words": f"{source}: {error}"}
+    return {**told, "statuses": ["ok", *counts], "counts": [0, *counts.values()]}

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -33,10 +34,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Hub with the data set that the README names, an endpoint in OpenAI's place, no network."""
     folder = tmp_path_factory.mktemp("docs")
     demo_dataset().to_parquet(folder / "train.parquet")
-    with HubStandIn() as hub, Endpoint(api_key="a-key") as endpoint:
+    with (
+        HubStandIn() as hub,
+        Endpoint(api_key="a-key") as endpoint,
+        tempfile.TemporaryDirectory(prefix="ray") as ray_folder,  # short: it holds sockets
+    ):
         for name in ("ada/boxes", "ada/BOXES"):
             hub.add(name, {"data/train.parquet": (folder / "train.parquet").read_bytes()})
         yield {
+            "RAY_TMPDIR": ray_folder,
             **{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI", "HF_"))},
             "HF_ENDPOINT": hub.endpoint,
             "HF_HUB_DISABLE_XET": "1",
@@ -75,6 +81,8 @@ SCRIPTS = [
 @pytest.mark.parametrize("line", SCRIPTS)
 def test_every_command_runs(line: str, world: dict[str, str], tmp_path: Path) -> None:
     command = shlex.split(line.replace("USER/", "ada/").replace("objects.bbox", "bbox"))
+    (tmp_path / "photos").mkdir()
+    demo_dataset().to_parquet(tmp_path / "photos" / "one.parquet")
     done = run([sys.executable, str(ROOT / command[1]), *command[2:]], world, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
