@@ -555,7 +555,8 @@ def test_caption_files_tells_what_became_of_each(
 def test_options_are_checked_before_ray_starts(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         list(caption_files([("a", "b")], **options))
-    assert "ray" not in sys.modules
+    ray = sys.modules.get("ray")  # another test's import may have brought it
+    assert ray is None or not ray.is_initialized()
 
 
 def test_map_batches_gives_the_columns_of_map(
