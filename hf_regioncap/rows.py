@@ -19,7 +19,7 @@ from hf_regioncap.errors import OptionError
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
 from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
-from hf_regioncap.overlay import draw_regions, region_colors
+from hf_regioncap.overlay import draw_regions, draw_regions_on, region_colors
 from hf_regioncap.questions import Question
 from hf_regioncap.tables import NAMED_BOXES, Rows, class_names
 from hf_regioncap.wire import redact, writable
@@ -221,7 +221,8 @@ def fill_overlay(row: Row, plan: Plan, picture: Picture) -> None:
     """Draw the used boxes on a copy of the picture and encode it, once."""
     if picture.image is None or not row.used:
         return
-    marked = draw_regions(picture.image, used_xyxy(row, _scale(picture)), mark=plan.mark)
+    draw = draw_regions if plan.per_region else draw_regions_on  # crops are of the unmarked one
+    marked = draw(picture.image, used_xyxy(row, _scale(picture)), mark=plan.mark)
     row.image_with_bbox = encode_jpeg(marked, plan.options.quality)
 
 

@@ -386,8 +386,10 @@ def measure_memory(bench: Bench, figures: Figures, run: int) -> None:
         bench.run(way, rows, 32, 0.02)
         for way, rows in (("library", few), ("library", many), ("stream", many))
     )
-    others = {
-        way: [bench.run(way, n, 32, 0.02) for n in (few, many)] for way in ("threads", "seed")
+    others = {  # once: it takes them minutes, and varies little
+        way: [bench.run(way, n, 32, 0.02) for n in (few, many)]
+        for way in ("threads", "seed")
+        if run == 0
     }
     _add(
         figures,
