@@ -107,9 +107,10 @@ def place_boxes(
         count = len(rows)
         return Placed(np.full((count, 4), np.nan), [None] * count, ["no_image"] * count)
     given = as_boxes(rows)
-    xyxy = to_xyxy(to_pixels(given.clip(-_FAR, _FAR), box_unit, size_wh), box_format)
+    bounded = np.minimum(np.maximum(given, -_FAR), _FAR)
+    xyxy = to_xyxy(to_pixels(bounded, box_unit, size_wh), box_format)
     width, height = size_wh
-    clipped = np.clip(xyxy, 0, [width, height, width, height])
+    clipped = np.minimum(np.maximum(xyxy, 0), [width, height, width, height])
     as_given = (box_format, box_unit) == ("xywh", "pixel")
     statuses: list[str] = []
     places: list[list[float] | None] = []

@@ -37,6 +37,8 @@ ERROR_TRIES = 6
 #: So many rejections before any success mean that the run as such is rejected.
 REJECTIONS = 8
 _NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
+#: So long after a commit the next one waits for company: at most a hundred commits a second.
+_GROUP_SECONDS = 0.010
 #: Longer waits than this are not waited for.
 LONGEST_RETRY_AFTER = 120.0
 
@@ -194,6 +196,7 @@ class Run:
         self._asking: dict[str, asyncio.Future[Heard]] = {}
         self._unsaved: list[tuple[str, StoredAnswer, asyncio.Future[None]]] = []
         self._saving: asyncio.Task[None] | None = None
+        self._saved_at = 0.0
         self._leaving: asyncio.Task[None] | None = None
         self._home = _home()
         import openai  # noqa: F401  # beside threads that draw it would take half as long again
@@ -429,8 +432,11 @@ class Run:
         assert self._store is not None
         try:
             while self._unsaved:
+                if (pause := self._saved_at + _GROUP_SECONDS - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)  # where answers come thick, several share a commit
                 group, self._unsaved = self._unsaved, []
                 failure = await self._put([(key, answer) for key, answer, _ in group])
+                self._saved_at = time.monotonic()
                 for _, _, saved in group:
                     if failure is None:
                         saved.set_result(None)

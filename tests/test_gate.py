@@ -313,6 +313,18 @@ def test_the_first_requests_leave_one_by_one() -> None:
     assert sent[10] - sent[0] > 0.05
 
 
+def test_on_this_machine_the_first_requests_leave_sooner() -> None:
+    def left(gate: Gate, count: int) -> float:
+        now = 0.0
+        for _ in range(count):
+            while wait := gate.wait(now):
+                now += wait
+        return now
+
+    near, far = left(Gate(near=True), 128), left(Gate(), 128)
+    assert 0 < near < far / 3
+
+
 def test_a_refusal_sets_a_rate() -> None:
     gate = Gate()
     assert gate.wait(0.0) == 0.0

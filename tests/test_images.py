@@ -753,3 +753,17 @@ def test_quality_counts() -> None:
 
 def test_encoding_is_repeatable() -> None:
     assert encode_jpeg(quarters()) == encode_jpeg(quarters())
+
+
+def test_without_files_in_memory_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on Linux, or not allowed there."""
+    photo = quarters().convert("RGB")
+    expected = encode_jpeg(photo)
+
+    def refused(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "memfd_create", refused, raising=False)
+    assert encode_jpeg(photo) == expected
+    monkeypatch.delattr(os, "memfd_create")
+    assert encode_jpeg(photo) == expected
