@@ -218,10 +218,10 @@ def used_xyxy(row: Row, scale: float = 1.0) -> list[list[float]]:
 
 
 def fill_overlay(row: Row, plan: Plan, picture: Picture) -> None:
-    """Draw the used boxes on a copy of the picture and encode it, once."""
+    """Draw the used boxes and encode the picture, once; where crops follow it stays unmarked."""
     if picture.image is None or not row.used:
         return
-    draw = draw_regions if plan.per_region else draw_regions_on  # crops are of the unmarked one
+    draw = draw_regions if plan.per_region else draw_regions_on
     marked = draw(picture.image, used_xyxy(row, _scale(picture)), mark=plan.mark)
     row.image_with_bbox = encode_jpeg(marked, plan.options.quality)
 
