@@ -27,6 +27,7 @@ from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.options import Parse
 from hf_regioncap.store import AnswerStore, StoredAnswer
+from hf_regioncap.store_file import GROUP_SECONDS
 from hf_regioncap.transport import BadBody, Reply, failed, set_up
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ ERROR_TRIES = 6
 #: So many rejections before any success mean that the run as such is rejected.
 REJECTIONS = 8
 _NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
-#: So long after a commit the next one waits for company: at most a hundred commits a second.
-_GROUP_SECONDS = 0.010
 #: Longer waits than this are not waited for.
 LONGEST_RETRY_AFTER = 120.0
 
@@ -432,7 +431,7 @@ class Run:
         assert self._store is not None
         try:
             while self._unsaved:
-                if (pause := self._saved_at + _GROUP_SECONDS - time.monotonic()) > 0:
+                if (pause := self._saved_at + GROUP_SECONDS - time.monotonic()) > 0:
                     await asyncio.sleep(pause)  # where answers come thick, several share a commit
                 group, self._unsaved = self._unsaved, []
                 failure = await self._put([(key, answer) for key, answer, _ in group])

@@ -29,7 +29,8 @@ from hf_regioncap.store_opening import (
 )
 from hf_regioncap.store_table import INSERT, Row, write_rows
 
-_GROUP_SECONDS = 0.010
+#: So long after a commit the next one waits for company: at most a hundred commits a second.
+GROUP_SECONDS = 0.010
 _FOLD_BYTES = 4 << 20  # so long may the log become before it is folded into the file
 _MAX_CONNECTIONS = 8
 
@@ -219,7 +220,7 @@ class StoreFile:
         """Seconds to wait for more rows: none, unless other threads are putting at this moment."""
         if self.last_thread == threading.get_ident():
             return 0.0
-        return max(0.0, self.last_commit + _GROUP_SECONDS - time.monotonic())
+        return max(0.0, self.last_commit + GROUP_SECONDS - time.monotonic())
 
     def _commit(self, rows: Sequence[Row], patience: float) -> None:
         with self.lease(patience) as connection:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import io
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,3 +122,28 @@ def assert_own() -> Callable[..., None]:
                 assert captions[place] == right or (captions[place] is None and not whole)
 
     return check
+
+
+@pytest.fixture
+def run_main(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script's `main` in this process: starting Python anew takes longer than the work."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        spec = importlib.util.spec_from_file_location(script.stem, script)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = module.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+    return run

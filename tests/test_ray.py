@@ -6,6 +6,7 @@ One cluster in a process of its own (`ray_run.py`) serves all tests but the one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -392,26 +393,9 @@ def test_what_only_the_files_or_workers_tell_exits_2_before_any_request(
 
 
 @pytest.fixture
-def script(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the script's `main` in this process, for what ends before Ray is needed."""
-    spec = importlib.util.spec_from_file_location("caption_with_ray", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        try:
-            code = module.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(list(arguments), code, out, err)
-
-    return run
+def script(run_main: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the script, for what ends before Ray is needed."""
+    return functools.partial(run_main, SCRIPT)
 
 
 @pytest.mark.parametrize(

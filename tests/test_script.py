@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
 import os
 import shlex
@@ -49,28 +49,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def script(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the script's `main` in this process: starting Python anew takes longer than the work."""
-    spec = importlib.util.spec_from_file_location("caption_dataset", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        try:
-            code = module.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(list(arguments), code, out, err)
-
-    return run
+def script(run_main: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the script."""
+    return functools.partial(run_main, SCRIPT)
 
 
 @pytest.fixture
