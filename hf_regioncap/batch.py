@@ -23,6 +23,7 @@ from hf_regioncap.endpoint import find_address, is_openai
 from hf_regioncap.errors import OptionError
 from hf_regioncap.estimates import asks_to_send
 from hf_regioncap.options import read_options
+from hf_regioncap.response import read_completion
 from hf_regioncap.store import StoredAnswer
 
 #: OpenAI's limits for one file: 200 MB and 50,000 requests.
@@ -202,7 +203,7 @@ def _answer(result: dict[str, Any]) -> StoredAnswer | str:
     if not isinstance(response, dict) or response.get("status_code") != 200:
         return wire.redact(_reason(response, result.get("error")), length=200)
     raw = json.dumps(response.get("body"), ensure_ascii=True)
-    completion = wire.read_completion(raw)
+    completion = read_completion(raw)
     return StoredAnswer(
         status="ok" if completion.problem is None else "api_bad_answer",
         raw=raw,

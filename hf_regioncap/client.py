@@ -26,6 +26,7 @@ from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.options import Parse
+from hf_regioncap.response import Completion, read_completion
 from hf_regioncap.store import AnswerStore, StoredAnswer
 from hf_regioncap.store_file import GROUP_SECONDS
 from hf_regioncap.transport import BadBody, Reply, failed, set_up
@@ -394,9 +395,9 @@ class Run:
     async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
         """Read an answer and put it on disk before anybody sees it."""
         self.tally.rejections = 0
-        completion = wire.read_completion(reply.body)
+        completion = read_completion(reply.body)
         if reply.failure:
-            completion = wire.Completion(problem=reply.failure)
+            completion = Completion(problem=reply.failure)
         if completion.problem is not None:
             problem = wire.redact(completion.problem, self._secrets(ask))
             completion = replace(completion, problem=problem)
@@ -496,7 +497,7 @@ def hear_from_store(
     serves: Heard | None = None
     captions: dict[int, str] = {}
     for answer in [] if ask.fresh else past:
-        completion = wire.read_completion(answer.raw)
+        completion = read_completion(answer.raw)
         reading = read_answer(completion, ask.question.regions, parse)
         if reading.status == "ok":
             whole = replace(reading, captions=captions | reading.captions)

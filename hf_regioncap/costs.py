@@ -13,7 +13,7 @@ from PIL import Image
 from hf_regioncap.endpoint import find_address, is_loopback, is_openai
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OFFLINE, Options
-from hf_regioncap.wire import read_completion
+from hf_regioncap.response import read_completion
 
 if TYPE_CHECKING:
     from hf_regioncap.client import Tally

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
-from hf_regioncap.wire import Completion, redact, writable
+from hf_regioncap.response import Completion
+from hf_regioncap.wire import redact, writable
 
 #: Tries in all where the answer is no use: not a completion, null, empty, nothing readable.
 BAD_ANSWER_TRIES = 3

@@ -16,6 +16,7 @@ from hf_regioncap.errors import RegionCaptionError
 from hf_regioncap.flags import add_option_flags, options_from_flags
 from hf_regioncap.options import OFFLINE, Options, read_options
 from hf_regioncap.questions import Question
+from hf_regioncap.response import read_completion
 from hf_regioncap.rows import make_plan
 from hf_regioncap.tables import Rows
 
@@ -121,7 +122,7 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
         way = f": pass another {_OPTIONS[parameter]}= or none" if parameter in _OPTIONS else ""
         yield Finding("parameter", False, f"{parameter!r} is not taken ({words}){way}")
         return
-    completion = wire.read_completion(reply.body)
+    completion = read_completion(reply.body)
     if completion.finish_reason == "length":
         words = f"the answer was cut at {question.token_limit} tokens: pass a larger max_tokens="
         yield Finding("image", None, words)

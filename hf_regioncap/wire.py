@@ -1,4 +1,4 @@
-"""Questions to request bodies, response bodies to completions, error bodies to what they mean.
+"""Questions to request bodies, error bodies to what they mean.
 
 Pure: bytes and text in, bytes and values out. The form is that of OpenAI's chat completions API,
 which vLLM, SGLang, llama.cpp, Ollama, LM Studio, Gemini, DashScope, Groq and OpenRouter speak too.
@@ -120,75 +120,6 @@ def _image_part(jpeg: bytes, detail: str | None, dialect: Dialect) -> bytes:
     return part.replace(_DATA_URL.encode(), _DATA_URL.encode() + base64.b64encode(jpeg))
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What a response body says: the model's text, or the problem why there is none."""
-
-    text: str | None = None
-    finish_reason: str | None = None
-    refusal: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    model: str | None = None
-    problem: str | None = None
-
-
-def read_completion(body: str) -> Completion:
-    """Read a response body that came with status 200; never raises.
-
-    >>> read_completion('{"choices": [{"message": {"content": "a cat"}}]}').text
-    'a cat'
-    >>> read_completion("<html>busy</html>").problem
-    'not JSON but HTML'
-    >>> read_completion('{"error": {"message": "overloaded"}}').problem
-    'an error in place of an answer: overloaded'
-    """
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        return Completion(problem=_not_json(body))
-    if not isinstance(data, dict):
-        return Completion(problem=f"a JSON {type(data).__name__} is not a completion")
-    said = data.get("usage")
-    usage = said if isinstance(said, dict) else {}
-    known = Completion(
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        model=data["model"] if isinstance(data.get("model"), str) else None,
-    )
-    if data.get("error") and not data.get("choices"):
-        words = error_words(body)
-        return replace(known, problem=f"an error in place of an answer: {words}")
-    choices = data.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return replace(known, problem="no choices in the answer")
-    choice = choices[0]
-    reason = choice.get("finish_reason")
-    known = replace(known, finish_reason=reason if isinstance(reason, str) else None)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        return replace(known, problem="no message in the answer")
-    refusal = message.get("refusal")
-    known = replace(known, refusal=refusal if isinstance(refusal, str) and refusal else None)
-    text = _content_text(message.get("content"))
-    if text is None and known.refusal is None:
-        kind = type(message.get("content")).__name__
-        problem = "no text in the answer" if kind == "NoneType" else f"a {kind} in place of text"
-        return replace(known, problem=problem)
-    return replace(known, text=None if text is None else writable(text))
-
-
-def _content_text(content: Any) -> str | None:
-    """The text of a message: a string, or the text parts of a list of parts."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if texts else None
-
-
 def writable(text: str) -> str:
     """Replace lone surrogates, which Arrow and UTF-8 cannot hold.
 
@@ -203,13 +134,8 @@ def writable(text: str) -> str:
     return text
 
 
-def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
-        return None
-    return value
-
-
-def _not_json(body: str) -> str:
+def not_json(body: str) -> str:
+    """Name what a body is that should have been JSON."""
     head = body.lstrip()[:200].lower()
     if not head:
         return "an empty body"
@@ -229,7 +155,7 @@ def error_words(body: str) -> str:
     try:
         words = _said(json.loads(body))
     except (ValueError, RecursionError):
-        words = _not_json(body) if body.lstrip()[:1] in ("", "<") else ""
+        words = not_json(body) if body.lstrip()[:1] in ("", "<") else ""
     return words[:2000] or body.strip()[:500]
 
 

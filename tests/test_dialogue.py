@@ -21,7 +21,7 @@ from hf_regioncap.dialogue import (
     row_answer,
 )
 from hf_regioncap.questions import Question
-from hf_regioncap.wire import Completion
+from hf_regioncap.response import Completion
 
 PAID = ((7, 3),)
 

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from hf_regioncap.options import read_options
 from hf_regioncap.questions import Question
+from hf_regioncap.response import Completion, read_completion
 from hf_regioncap.wire import (
-    Completion,
     Dialect,
     build_body,
     code_of,
     error_words,
     first_dialect,
     next_dialect,
-    read_completion,
     redact,
     rejected_parameter,
     rejects_model,
