@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,6 +43,10 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+#: The chunks of a PNG that may tell its size or orientation, and how long one is looked at.
+_PNG_TOLD = (b"IHDR", b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+_LONGEST_TOLD = 2**22
 
 
 class Picture(NamedTuple):
@@ -108,7 +113,8 @@ def open_picture(
 def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None) -> Picture:
     """Find the size of the upright image, or why it cannot be read, without decoding it.
 
-    Of a file no more is read than Pillow needs for that.
+    Of a file no more is read than that takes: of a PNG, which may tell its orientation after its
+    pixels, the other chunks.
 
     >>> peek_picture(Image.new("L", (4, 2))).size_wh
     (4, 2)
@@ -117,9 +123,9 @@ def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None
         with _readable(_located(value, image_root)) as stored:
             source = _open(stored)
             width, height = source.size
-            # Asking a PNG that has not shown EXIF yet would decode it.
-            known = source.format != "PNG" or "exif" in source.info
-            upright = not known or _orientation(source) < 5
+            if source.format == "PNG" and isinstance(stored, bytes | io.BufferedReader):
+                source = _without_pixels(stored)
+            upright = _orientation(source) < 5
     except Exception as error:  # the same depths of the same decoders as in open_picture
         return _refusal(error)
     return Picture(None, "ok", None, (width, height) if upright else (height, width))
@@ -349,6 +355,20 @@ def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
         return False
 
 
+def _without_pixels(png: bytes | io.BufferedReader) -> Image.Image:
+    """The PNG's size, EXIF and texts, also those that come after its pixels; not to be decoded."""
+    file: BinaryIO = io.BytesIO(png) if isinstance(png, bytes) else png
+    file.seek(0)
+    kept = [file.read(8)]
+    while len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        if name in _PNG_TOLD and length <= _LONGEST_TOLD:
+            kept.append(head + file.read(length + 4))
+        else:
+            file.seek(length + 4, os.SEEK_CUR)
+    return Image.open(io.BytesIO(b"".join([*kept, bytes(4), b"IDAT"])), formats=("PNG",))
+
+
 def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
     width, height = source.size
     if width * height > max_pixels:
@@ -365,7 +385,9 @@ def _orientation(source: Image.Image) -> int:
     if source.format == "TIFF":  # Pillow turns these by itself: their size is the upright one
         return 1
     try:
-        orientation = int(source.getexif().get(ExifTags.Base.Orientation, 1))
+        # Not the PNG's own `getexif`, which decodes what has shown no EXIF yet.
+        exif = Image.Image.getexif(source)
+        orientation = int(exif.get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF blocks raise a dozen things; the picture itself may be fine
         return 1
     return orientation if orientation in _TRANSPOSE else 1

@@ -263,21 +263,39 @@ def test_orientation(form: str, orientation: int, tmp_path: Path) -> None:
     assert picture.image is not None
     assert picture.image.size == picture.size_wh == expected.size
     assert np.abs(np.subtract(picture.image, expected, dtype=int)).max() <= 3
-    if form != "PNG":  # its EXIF may follow the pixels, which a look at the header does not read
-        (tmp_path / "photo").write_bytes(raw)
-        for value in (raw, tmp_path / "photo"):
-            assert peek_picture(value, image_root=tmp_path).size_wh == expected.size
+    (tmp_path / "photo").write_bytes(raw)
+    for value in (raw, tmp_path / "photo"):
+        assert peek_picture(value, image_root=tmp_path).size_wh == expected.size
 
 
-def test_an_orientation_after_the_pixels_of_a_png() -> None:
-    raw = with_orientation("PNG", 6)
-    before, _, rest = raw.partition(struct.pack(">I", len(raw)))
-    start = raw.index(b"eXIf") - 4
-    length = struct.unpack(">I", raw[start : start + 4])[0] + 12
-    end = raw.index(b"IEND") - 4
-    moved = raw[:start] + raw[start + length : end] + raw[start : start + length] + raw[end:]
-    assert len(moved) == len(before + rest)
-    assert open_picture(moved).size_wh == (48, 64)
+def png_that_tells(chunk: str, *, late: bool) -> bytes:
+    """A PNG of 64 by 48 whose orientation, 6, stands in a chunk of that name."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}"
+    told = {
+        "eXIf": exif.tobytes().removeprefix(b"Exif\0\0"),
+        "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0<r tiff:Orientation='6' tiff:Orientation=\"6\"/>",
+        "zTXt": b"Raw profile type exif\0\0" + zlib.compress(profile.encode()),
+    }[chunk]
+    name = chunk.encode()
+    written = (
+        struct.pack(">I", len(told)) + name + told + struct.pack(">I", zlib.crc32(name + told))
+    )
+    raw = encoded(quarters(), "PNG")
+    place = raw.index(b"IEND") - 4 if late else raw.index(b"IDAT") - 4
+    return raw[:place] + written + raw[place:]
+
+
+@pytest.mark.parametrize("chunk", ["eXIf", "iTXt", "zTXt"])
+@pytest.mark.parametrize("late", [False, True])
+def test_wherever_a_png_tells_its_orientation(chunk: str, late: bool, tmp_path: Path) -> None:
+    raw = png_that_tells(chunk, late=late)
+    upright = open_picture(raw).size_wh
+    assert upright == quarters().size[::-1]
+    (tmp_path / "photo").write_bytes(raw)
+    for value in (raw, {"bytes": raw, "path": None}, tmp_path / "photo"):
+        assert peek_picture(value, image_root=tmp_path).size_wh == upright
 
 
 def test_a_picture_object_is_turned_too() -> None:
