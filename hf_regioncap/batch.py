@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,9 @@ from hf_regioncap.store import StoredAnswer
 #: OpenAI's limits for one file: 200 MB and 50,000 requests.
 MAX_FILE_BYTES = 200_000_000
 MAX_FILE_LINES = 50_000
-_URL = "/v1/chat/completions"
+#: What stands between a line's key and its body.
+_HEAD = b', "method": "POST", "url": "/v1/chat/completions", "body": '
+_FILE_NAME = re.compile(r"requests-\d{5,}\.jsonl")
 _CHUNK = 500
 
 
@@ -53,7 +56,7 @@ def export_requests(
 
     What the store can answer is left out, so after an import the next export holds only what is
     still missing: failed and expired requests, and questions for missing regions. An earlier export
-    in the folder is replaced when the new one is complete.
+    in the folder is replaced when the new one is complete; no other file there is touched.
 
     >>> from PIL import Image
     >>> from datasets import Dataset
@@ -69,20 +72,35 @@ def export_requests(
     dialect = wire.first_dialect(checked, is_openai=is_openai(find_address(checked)))
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier_export(place)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as unfinished:
         files = _Files(Path(unfinished), max_file_bytes, max_file_lines)
         try:
             for key, ask in asks_to_send(dataset, checked):
                 body = wire.build_body(ask.question, dialect, ask.token_limit)
                 # Put together as bytes: a JSON encoder would look at each character of an image.
-                head = json.dumps({"custom_id": key, "method": "POST", "url": _URL})[:-1].encode()
-                files.write(head + b', "body": ' + body + b"}\n")
+                line = b'{"custom_id": ' + json.dumps(key).encode() + _HEAD + body + b"}\n"
+                files.write(line)
         finally:
             files.close()
-        for stale in place.glob("requests-*.jsonl"):
+        for stale in earlier:
             stale.unlink()  # of an earlier export: they would be asked, and paid, again
         written = tuple(path.replace(place / path.name) for path in files.paths)
     return Exported(written, files.requests)
+
+
+def _earlier_export(folder: Path) -> list[Path]:
+    """The files of an earlier export; raises where another file stands in a new one's place."""
+    numbered = [path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)]
+    for path in numbered:
+        with path.open("rb") as file:
+            head = file.read(300)
+        if head and not (head.startswith(b'{"custom_id": ') and _HEAD in head):
+            raise OptionError(
+                f"{str(path)!r} was not written by an export and would be replaced: move it, or "
+                "name another folder"
+            )
+    return sorted(numbered)
 
 
 class _Files:

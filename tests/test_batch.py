@@ -105,6 +105,19 @@ def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob("*.jsonl")) == sorted(exported.files)
 
 
+def test_an_export_touches_no_other_files(tmp_path: Path) -> None:
+    paid = write(tmp_path / "requests-00001.results.jsonl", [{"custom_id": "a", "response": {}}])
+    others = [paid, write(tmp_path / "requests-mine.jsonl", [{"mine": 1}])]
+    before = [path.read_bytes() for path in others]
+    for _ in range(2):
+        export_requests(rows(2), tmp_path)
+    assert [path.read_bytes() for path in others] == before
+    results = write(tmp_path / "requests-00007.jsonl", [{"custom_id": "a", "response": {}}])
+    with pytest.raises(OptionError, match=r"requests-00007.jsonl' was not written by an export"):
+        export_requests(rows(2), tmp_path)
+    assert results.is_file()
+
+
 @pytest.mark.parametrize(
     "wrong", [{"bbox_column": "boxs"}, {"max_file_bytes": 100}, {"box_unit": "inch"}]
 )
