@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_regioncap import wire
+from hf_regioncap import rejections, wire
 from hf_regioncap.captioning import open_store
 from hf_regioncap.endpoint import find_address, is_openai
 from hf_regioncap.errors import OptionError
@@ -248,5 +248,5 @@ def _reason(response: Any, error: Any) -> str:
     if isinstance(response, dict):
         status, body = response.get("status_code"), response.get("body")
     said = error or body  # vLLM puts the endpoint's error into both
-    words = wire.error_words(json.dumps(said)) if said else "no reason given"
+    words = rejections.error_words(json.dumps(said)) if said else "no reason given"
     return words if status is None else f"HTTP {status}: {words}"

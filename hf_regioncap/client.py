@@ -12,7 +12,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-import random
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hf_regioncap import wire
+from hf_regioncap import limits, rejections, verdict, wire
 from hf_regioncap.dialogue import Ask, Heard, Outcome, Tokens, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
@@ -34,13 +33,7 @@ from hf_regioncap.transport import BadBody, Reply, failed, set_up
 if TYPE_CHECKING:
     import openai
 
-#: Tries in all where the network or the endpoint fails in a way that may pass.
-ERROR_TRIES = 6
-#: So many rejections before any success mean that the run as such is rejected.
-REJECTIONS = 8
 _NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
-#: Longer waits than this are not waited for.
-LONGEST_RETRY_AFTER = 120.0
 
 _T = TypeVar("_T")
 Dialogue = Generator[Ask, Heard, Outcome]
@@ -302,21 +295,23 @@ class Run:
                 finally:
                     self._in_flight -= 1
             self._check_alive()
-            verdict = _judge(reply, self.tally, dialect)
-            if isinstance(verdict, wire.Dialect):
-                line.learn(model, self._first, dialect, verdict)
+            judged = verdict.judge(reply, self.tally, dialect)
+            if isinstance(judged, wire.Dialect):
+                line.learn(model, self._first, dialect, judged)
                 line.probe_again(model)
                 continue
             words = self._redacted(ask, reply)
-            if verdict == "permanent":
+            if judged == "permanent":
                 kept = self._store is not None
-                self.stop(EndpointError(_permanent_words(reply, words, self._endpoint, kept)))
+                self.stop(
+                    EndpointError(verdict.permanent_words(reply, words, self._endpoint, kept))
+                )
                 continue  # and find at the next turn that the run has stopped
             line.proven(model)
             tries += 1
-            wait = _backoff(tries, reply)
-            if verdict == "row" or tries >= ERROR_TRIES or wait is None:
-                return Heard(status="api_error", reason=_failure_words(words, tries))
+            wait = verdict.backoff(tries, reply)
+            if judged == "row" or tries >= verdict.ERROR_TRIES or wait is None:
+                return Heard(status="api_error", reason=verdict.failure_words(words, tries))
             await self._pause(wait)
 
     async def _pause(self, seconds: float) -> None:
@@ -353,8 +348,8 @@ class Run:
             elif self._budget is not None:
                 self._budget.settle(reserved, reply)
         now = time.monotonic()
-        if reply.status in (429, 503) and not _out_of_credit(reply):
-            line.gate.refused(now, sent_at, wire.retry_after(reply.headers, time.time()))
+        if reply.status in (429, 503) and not verdict.out_of_credit(reply):
+            line.gate.refused(now, sent_at, limits.retry_after(reply.headers, time.time()))
         elif reply.timed_out:
             line.gate.timed_out(now, sent_at)
         else:
@@ -462,7 +457,7 @@ class Run:
             return reply.failure
         if 300 <= reply.status < 400:
             return f"HTTP {reply.status}: {_NO_REDIRECTS}"
-        words = wire.redact(wire.error_words(reply.body), self._secrets(ask))
+        words = wire.redact(rejections.error_words(reply.body), self._secrets(ask))
         return f"HTTP {reply.status}: {words}"
 
     def _secrets(self, ask: Ask) -> list[str]:
@@ -523,73 +518,6 @@ class Budget(Protocol):
 
     def may_free(self) -> bool:
         """Whether a request in flight may cost less than is set aside for it."""
-
-
-# What a reply means
-
-
-def _judge(reply: Reply, tally: Tally, used: wire.Dialect) -> str | wire.Dialect:
-    """`retry`, `row` (this row only), `permanent`, or the dialect to go on with."""
-    status = reply.status
-    if status == 0 or status in (408, 409):
-        return "retry"
-    if status == 429:
-        return "permanent" if _out_of_credit(reply) else "retry"
-    if status in (401, 402, 403, 404):
-        return "permanent"
-    if status >= 500:
-        return "permanent" if "mmproj" in reply.body else "retry"
-    if status in (400, 422):
-        parameter = wire.rejected_parameter(reply.body)
-        if parameter is not None:
-            return wire.next_dialect(used, parameter) or "permanent"
-        if wire.rejects_model(reply.body):
-            return "permanent"
-    tally.rejections += 1
-    if not tally.answered and tally.rejections >= REJECTIONS:
-        return "permanent"
-    return "row"
-
-
-def _out_of_credit(reply: Reply) -> bool:
-    """Whether a refusal is one that no waiting ends (OpenAI: insufficient_quota)."""
-    return reply.status == 429 and "insufficient_quota" in wire.code_of(reply.body)
-
-
-def _backoff(tries: int, reply: Reply) -> float | None:
-    """Seconds until the next try, with jitter; None where the endpoint asks for too long."""
-    asked = wire.retry_after(reply.headers, time.time()) if reply.status else None
-    if asked is not None and asked > LONGEST_RETRY_AFTER:
-        return None
-    grown = min(30.0, 0.25 * 2.0**tries) * random.uniform(0.5, 1.0)
-    return grown if asked is None else asked + random.uniform(0, 0.1)
-
-
-def _failure_words(words: str, tries: int) -> str:
-    return words if tries == 1 else f"{words} ({tries} tries)"
-
-
-def _permanent_words(reply: Reply, words: str, endpoint: Endpoint, kept: bool) -> str:
-    ways = {
-        401: "check the key in the variable that api_key_env names",
-        402: "the account has no credit",
-        403: "the key has no right to this model or endpoint",
-        404: "check base_url (it usually ends in /v1) and model",
-        413: "pictures are too large for it: pass max_side=1024",
-        429: "the account has no credit or quota left",
-    }
-    parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
-    default = "check model and base_url"
-    if parameter is not None:
-        default = f"it does not take {parameter!r}: pass another value or leave it out"
-    elif reply.status >= 500:
-        default = "start the server with a vision projector (mmproj)"
-    elif 300 <= reply.status < 400:
-        default = "pass the address that it redirects to as base_url"
-    way = ways.get(reply.status, default)
-    told = f"the endpoint {endpoint.host} cannot serve this run: {words.rstrip('.')}. "
-    after = " What was answered before is kept in the answer store." if kept else ""
-    return f"{told}Way out: {way}.{after}"
 
 
 # One loop per process

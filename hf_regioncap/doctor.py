@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_regioncap import prompts, wire
+from hf_regioncap import prompts, rejections, wire
 from hf_regioncap.captioning import open_store, prepare_row
 from hf_regioncap.costs import find_price
 from hf_regioncap.endpoint import Endpoint, resolve_endpoint
@@ -107,14 +107,16 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
     dialect = wire.first_dialect(options, is_openai=endpoint.is_openai)
     while True:
         reply = post_once(endpoint, wire.build_body(question, dialect, question.token_limit))
-        parameter = wire.rejected_parameter(reply.body) if reply.status in (400, 422) else None
+        parameter = (
+            rejections.rejected_parameter(reply.body) if reply.status in (400, 422) else None
+        )
         better = wire.next_dialect(dialect, parameter) if parameter else None
         if better is None:
             break
         yield Finding("parameter", None, f"{parameter!r} is not taken; the run does without")
         dialect = better
     if reply.status != 200:
-        said = wire.redact(wire.error_words(reply.body), endpoint.secrets)
+        said = wire.redact(rejections.error_words(reply.body), endpoint.secrets)
         words = reply.failure or f"HTTP {reply.status}: {said}"
         if parameter is None:
             yield Finding("image", False, f"a picture was not answered: {words}")

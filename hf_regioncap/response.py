@@ -9,7 +9,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_regioncap.wire import error_words, not_json, writable
+from hf_regioncap.rejections import error_words, not_json
+from hf_regioncap.wire import writable
 
 
 @dataclass(frozen=True)

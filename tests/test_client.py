@@ -16,8 +16,8 @@ from endpoint import Endpoint, Fault, Request, error_reply
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_regioncap import client, wire
-from hf_regioncap.client import LONGEST_RETRY_AFTER, Run, Tally
+from hf_regioncap import verdict, wire
+from hf_regioncap.client import Run, Tally
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
@@ -203,30 +203,30 @@ def test_inside_a_running_loop_and_beside_it(endpoint: Endpoint) -> None:
     ],
 )
 def test_how_long_to_wait(headers: dict[str, str], least: float, most: float) -> None:
-    seen = client._backoff(1, Reply(429, "", headers))
+    seen = verdict.backoff(1, Reply(429, "", headers))
     assert seen is not None
     assert least <= seen <= most
 
 
 @given(st.integers(1, 20))
 def test_waiting_grows_with_jitter_and_is_bounded(tries: int) -> None:
-    seconds = client._backoff(tries, Reply(500))
+    seconds = verdict.backoff(tries, Reply(500))
     assert seconds is not None
     whole = min(30.0, 0.25 * 2**tries)
     assert whole / 2 <= seconds <= whole
 
 
 def test_who_is_asked_to_wait_too_long_does_not() -> None:
-    too_long = str(LONGEST_RETRY_AFTER + 1)
-    assert client._backoff(1, Reply(429, "", {"retry-after": too_long})) is None
-    assert client._backoff(1, Reply(0, "", {"retry-after": too_long})) is not None
+    too_long = str(verdict.LONGEST_RETRY_AFTER + 1)
+    assert verdict.backoff(1, Reply(429, "", {"retry-after": too_long})) is None
+    assert verdict.backoff(1, Reply(0, "", {"retry-after": too_long})) is not None
 
 
 ERROR = '{"error": {"message": "%s", "code": "%s"}}'
 
 
 @pytest.mark.parametrize(
-    ("reply", "verdict"),
+    ("reply", "expected"),
     [
         (Reply(0, failure="no network"), "retry"),
         (Reply(408), "retry"),
@@ -246,14 +246,14 @@ ERROR = '{"error": {"message": "%s", "code": "%s"}}'
     ],
     ids=str,
 )
-def test_what_a_reply_means(reply: Reply, verdict: str) -> None:
-    assert client._judge(reply, Tally(), wire.Dialect()) == verdict
+def test_what_a_reply_means(reply: Reply, expected: str) -> None:
+    assert verdict.judge(reply, Tally(), wire.Dialect()) == expected
 
 
 def test_eight_rejections_in_a_row_reject_the_run_unless_one_was_answered() -> None:
     for answered, last in ((0, "permanent"), (1, "row")):
         tally = Tally(answered=answered)
-        verdicts = [client._judge(Reply(422), tally, wire.Dialect()) for _ in range(8)]
+        verdicts = [verdict.judge(Reply(422), tally, wire.Dialect()) for _ in range(8)]
         assert verdicts == ["row"] * 7 + [last]
 
 

@@ -13,20 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_regioncap.limits import retry_after
 from hf_regioncap.options import read_options
 from hf_regioncap.questions import Question
+from hf_regioncap.rejections import code_of, error_words, rejected_parameter, rejects_model
 from hf_regioncap.response import Completion, read_completion
 from hf_regioncap.wire import (
     Dialect,
     build_body,
-    code_of,
-    error_words,
     first_dialect,
     next_dialect,
     redact,
-    rejected_parameter,
-    rejects_model,
-    retry_after,
     writable,
 )
 
