@@ -9,6 +9,8 @@ import json
 import re
 from typing import Any
 
+from hf_regioncap.bodies import is_stream
+
 
 def not_json(body: str) -> str:
     """Name what a body is that should have been JSON."""
@@ -17,6 +19,8 @@ def not_json(body: str) -> str:
         return "an empty body"
     if head.startswith(("<!doctype", "<html", "<head", "<body")):
         return "not JSON but HTML"
+    if is_stream(body):
+        return "a stream that is cut off or garbled"
     return "JSON that is cut off or garbled" if head[0] in "{[" else "not JSON"
 
 

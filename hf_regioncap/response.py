@@ -5,10 +5,10 @@ Pure, and never raises: bodies are what any server may send.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hf_regioncap.bodies import read_body
 from hf_regioncap.rejections import error_words, not_json
 from hf_regioncap.wire import writable
 
@@ -37,7 +37,7 @@ def read_completion(body: str) -> Completion:
     'an error in place of an answer: overloaded'
     """
     try:
-        data = json.loads(body)
+        data = read_body(body)
     except (ValueError, RecursionError):
         return Completion(problem=not_json(body))
     if not isinstance(data, dict):
