@@ -21,13 +21,14 @@ decided where an answer leaves a choice:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from hf_regioncap.answer_json import from_json
 from hf_regioncap.answer_parts import from_text
-from hf_regioncap.answer_text import clean
+from hf_regioncap.answer_text import clean, named_number
 
-__all__ = ["format_regions", "parse_answer"]
+__all__ = ["answers_all", "format_regions", "parse_answer"]
 
 _MOST_TEXT = 250_000  # characters; what comes after is not read
 
@@ -53,6 +54,21 @@ def parse_answer(answer: str, regions: Sequence[int], *, cut: bool = False) -> d
     if found is None:
         found = from_text(text, asked, cut)
     return {number: found[number] for number in asked if number in found}
+
+
+def answers_all(text: str, regions: Sequence[int]) -> bool:
+    """Whether a text is one JSON object that has a text for each of the regions, and is whole.
+
+    >>> answers_all('{"1": "a cat", "2": "a dog"}', [1, 2]), answers_all('{"1": "a c', [1])
+    (True, False)
+    """
+    try:
+        read = json.loads(clean(text), strict=False)
+    except (ValueError, RecursionError):
+        return False
+    said = read.items() if isinstance(read, dict) else ()
+    named = {named_number(key) for key, caption in said if isinstance(caption, str) and caption}
+    return bool(regions) and set(regions) <= named
 
 
 def format_regions(captions: Mapping[int, str]) -> str:

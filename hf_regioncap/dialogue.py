@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
-from hf_regioncap.response import Completion
+from hf_regioncap.response import Completion, ending
 from hf_regioncap.wire import redact, writable
 
 #: Tries in all where the answer is no use: not a completion, null, empty, nothing readable.
@@ -54,29 +54,63 @@ def read_answer(
     """
     from hf_regioncap.refusals import is_refusal  # its patterns compile while answers are awaited
 
-    text, reason = completion.text, completion.finish_reason
-    cut = reason == "length"
-    if reason == "content_filter":  # its text may be null, which is a problem elsewhere
-        return Reading("api_refused", reason="stopped by the endpoint's content filter")
-    if completion.problem is not None and not cut:
-        return Reading("api_bad_answer", reason=completion.problem)
+    end, text = ending(completion.finish_reason), answer_text(completion, regions)
+    if end == "refused":  # its text may be null, which is a problem elsewhere
+        named = completion.finish_reason or ""
+        said = "" if named == "content_filter" else f" ({redact(named)})"
+        return Reading("api_refused", reason=f"stopped by the endpoint's content filter{said}")
     if completion.refusal is not None and not text:
         return Reading("api_refused", reason=f"refused: {redact(completion.refusal)}")
-    if not text or not text.strip():
-        words = "the length limit was reached before any text" if cut else "an empty answer"
-        return Reading("api_truncated" if cut else "api_bad_answer", reason=words)
+    if not text:
+        return _without_text(completion, end)
     if is_refusal(text):
         return Reading("api_refused", reason=f"refused: {redact(text)}")
     try:
-        captions = _captions(text, regions, cut, parse)
+        captions = _captions(text, regions, end in ("cut", "other"), parse)
     except Exception as error:  # a user's parser may raise anything; the row keeps the reason
         words = f"parse raised {type(error).__name__}: {error}"
         return Reading("api_bad_answer", reason=redact(words), final=True)
-    if cut and not set(regions) <= set(captions):
+    if set(regions) <= set(captions):
+        return Reading("ok", captions)
+    if end == "cut":
         return Reading("api_truncated", captions, "cut at the length limit")
+    words = f"the endpoint stopped with finish_reason {completion.finish_reason!r}"
+    told = redact(words) if end == "other" else None
     if not captions:
-        return Reading("api_bad_answer", reason="no caption could be read out of the answer")
-    return Reading("ok", captions)
+        told = told or "no caption could be read out of the answer"
+        return Reading("api_bad_answer", reason=told)
+    return Reading("ok", captions, told)
+
+
+def answer_text(completion: Completion, regions: Sequence[int]) -> str | None:
+    """The text that the model answered with; None where there is none.
+
+    Servers take a model's whole answer for its thoughts where thinking is switched off in one
+    place only. A JSON object that has a text for each region is no thought.
+    """
+    from hf_regioncap.answers import answers_all
+
+    if completion.text is not None and completion.text.strip():
+        return completion.text
+    thoughts = completion.thoughts[1] if completion.thoughts else ""
+    return thoughts if answers_all(thoughts, regions) else None
+
+
+#: What keeps a model from thinking, as servers have it.
+_THINKING_OFF = (
+    "turn thinking off, with extra_body={'chat_template_kwargs': {'enable_thinking': False}} "
+    "(vLLM, SGLang) or {'reasoning_effort': 'none'} (Gemini, Ollama)"
+)
+
+
+def _without_text(completion: Completion, end: str) -> Reading:
+    """What an answer comes to that has no text, or none but thoughts."""
+    if end == "cut":
+        return Reading("api_truncated", reason="the length limit was reached before any text")
+    words = completion.problem or "an empty answer"
+    if completion.thoughts is not None:
+        words = f"{words}, but the endpoint gave text as {completion.thoughts[0]}: {_THINKING_OFF}"
+    return Reading("api_bad_answer", reason=words)
 
 
 def _captions(text: str, regions: Sequence[int], cut: bool, parse: Parse | None) -> dict[int, str]:
@@ -185,7 +219,7 @@ def _read_until_usable(
         outcome.new += heard.new
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), _texts(said)
-        text = heard.completion.text or heard.completion.refusal
+        text = answer_text(heard.completion, question.regions) or heard.completion.refusal
         reading = heard.reading or read_answer(heard.completion, question.regions, parse)
         captions |= reading.captions
         said += [(text, reading)] if text else []

@@ -57,6 +57,7 @@ BAD = said("")
 CUT = said('{"1": "a ca', "length")
 REFUSED = said("I'm sorry, but I can't help with that.")
 CATS = {1: "a cat", 2: "a dog"}
+MARKED = "<region1>: a cat\n<region2>: a dog"
 
 
 # --- one completion ---------------------------------------------------------------------------
@@ -87,6 +88,15 @@ CATS = {1: "a cat", 2: "a dog"}
         (Completion(text="", finish_reason="content_filter"), "api_refused", {}),
         (Completion(text='{"1": "a cat"}', finish_reason="content_filter"), "api_refused", {}),
         (Completion(problem="no text", finish_reason="content_filter"), "api_refused", {}),
+        (Completion(problem="no text", finish_reason="RECITATION"), "api_refused", {}),
+        (Completion(text="", finish_reason="MAX_TOKENS"), "api_truncated", {}),
+        (Completion(text=MARKED, finish_reason="model_length"), "api_truncated", {1: "a cat"}),
+        (Completion(text="<region1>: a c", finish_reason="error"), "api_bad_answer", {}),
+        (Completion(text=MARKED, finish_reason="end_turn"), "ok", CATS),
+        (Completion(text='{"1": "a cat", "2": "a dog"}', finish_reason="error"), "ok", CATS),
+        (Completion(thoughts=("reasoning", '{"1": "a cat", "2": "a dog"}')), "ok", CATS),
+        (Completion(text="", thoughts=("reasoning", '{"1": "a cat"}')), "api_bad_answer", {}),
+        (Completion(thoughts=("reasoning", MARKED)), "api_bad_answer", {}),
     ],
     ids=str,
 )
@@ -95,6 +105,26 @@ def test_read_answer(completion: Completion, status: str, captions: dict[int, st
     assert (reading.status, reading.captions) == (status, captions)
     assert (reading.reason is None) == (status == "ok")
     assert not reading.final
+
+
+def test_an_answer_among_the_thoughts_is_kept_as_the_answer() -> None:
+    heard = Heard(Completion(text="", thoughts=("reasoning_content", '{"1": "a cat"}')), PAID)
+    _, outcome = drive([heard], regions=(1,))
+    assert (outcome.captions, outcome.texts) == ({1: "a cat"}, ['{"1": "a cat"}'])
+
+
+def test_thoughts_without_an_answer_name_their_field_and_what_turns_them_off() -> None:
+    thinking = Completion(text="", thoughts=("reasoning_content", "Region 1: a cat?"))
+    reason = read_answer(thinking, [1]).reason
+    assert reason is not None
+    assert "reasoning_content" in reason
+    assert "extra_body=" in reason
+
+
+def test_what_an_unknown_finish_reason_cut_is_told() -> None:
+    reading = read_answer(Completion(text=MARKED, finish_reason="network_error"), [1, 2])
+    assert (reading.status, reading.captions) == ("ok", {1: "a cat"})
+    assert reading.reason == "the endpoint stopped with finish_reason 'network_error'"
 
 
 @pytest.mark.parametrize(

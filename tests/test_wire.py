@@ -17,7 +17,7 @@ from hf_regioncap.limits import retry_after
 from hf_regioncap.options import read_options
 from hf_regioncap.questions import Question
 from hf_regioncap.rejections import code_of, error_words, rejected_parameter, rejects_model
-from hf_regioncap.response import Completion, read_completion
+from hf_regioncap.response import read_completion
 from hf_regioncap.wire import (
     Dialect,
     build_body,
@@ -290,98 +290,6 @@ def test_any_order_of_refusals_ends() -> None:
 
 
 # --- answers ----------------------------------------------------------------------------------
-
-
-def answer(content: Any = "a cat", reason: Any = "stop", **message: Any) -> dict[str, Any]:
-    return {
-        "choices": [{"message": {"content": content, **message}, "finish_reason": reason}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
-        "model": "m-2",
-    }
-
-
-KNOWN = {"prompt_tokens": 5, "completion_tokens": 3, "model": "m-2", "finish_reason": "stop"}
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (answer(), Completion(text="a cat", **KNOWN)),
-        (answer(""), Completion(text="", **KNOWN)),
-        (answer(" a cat"), Completion(text=" a cat", **KNOWN)),
-        (answer([{"type": "text", "text": "a "}, {"text": "cat"}]), Completion("a cat", **KNOWN)),
-        (answer([1, None, {"text": 5}, {"text": "cat"}]), Completion("cat", **KNOWN)),
-        (answer(None, refusal="I can't"), Completion(refusal="I can't", **KNOWN)),
-        (answer("a cat", refusal=""), Completion("a cat", **KNOWN)),
-        (answer("a cat", refusal=None), Completion("a cat", **KNOWN)),
-        (
-            {"choices": [{"message": {"content": "a cat"}}]},
-            Completion("a cat"),
-        ),
-        (
-            answer("a cat") | {"usage": None, "model": 5},
-            Completion("a cat", finish_reason="stop"),
-        ),
-        (
-            answer("a cat") | {"error": None},
-            Completion("a cat", **KNOWN),
-        ),
-        (
-            answer("a cat") | {"usage": {"prompt_tokens": 5.5, "completion_tokens": True}},
-            Completion("a cat", finish_reason="stop", model="m-2"),
-        ),
-        (
-            answer("a cat") | {"usage": {"prompt_tokens": -1, "completion_tokens": 2**70}},
-            Completion("a cat", finish_reason="stop", model="m-2"),
-        ),
-    ],
-    ids=lambda value: str(value)[:50],
-)
-def test_read_completion(body: Any, expected: Completion) -> None:
-    assert read_completion(json.dumps(body)) == expected
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        ("", "an empty body"),
-        ("  \n", "an empty body"),
-        ("hello", "not JSON"),
-        ("<!DOCTYPE html><p>", "not JSON but HTML"),
-        ("  <html>", "not JSON but HTML"),
-        ('{"choices": [', "cut off or garbled"),
-        ("[" * 100_000, "cut off or garbled"),
-        ("null", "a JSON NoneType"),
-        ("[]", "a JSON list"),
-        ('"text"', "a JSON str"),
-        ("{}", "no choices"),
-        ('{"choices": null}', "no choices"),
-        ('{"choices": []}', "no choices"),
-        ('{"choices": {}}', "no choices"),
-        ('{"choices": [null]}', "no choices"),
-        ('{"choices": [{}]}', "no message"),
-        ('{"choices": [{"message": null}]}', "no message"),
-        ('{"choices": [{"message": {}}]}', "no text"),
-        ('{"choices": [{"message": {"content": null}}]}', "no text"),
-        ('{"choices": [{"message": {"content": 5}}]}', "int in place of text"),
-        ('{"choices": [{"message": {"content": {"1": "a cat"}}}]}', "dict in place of text"),
-        ('{"error": {"message": "overloaded", "code": 503}}', "an answer: overloaded"),
-        ('{"error": "overloaded"}', "an answer: overloaded"),
-        ('{"error": {"message": "x"}, "choices": []}', "an answer: x"),
-    ],
-    ids=lambda value: value[:40],
-)
-def test_bodies_without_an_answer(body: str, problem: str) -> None:
-    completion = read_completion(body)
-    assert completion.text is None
-    assert completion.problem is not None
-    assert problem in completion.problem
-
-
-def test_an_answer_without_text_still_tells_its_usage() -> None:
-    completion = read_completion(json.dumps(answer(None, "length")))
-    assert (completion.prompt_tokens, completion.completion_tokens) == (5, 3)
-    assert completion.finish_reason == "length"
 
 
 @settings(max_examples=500)
