@@ -80,14 +80,29 @@ def named_splits(dataset: Any) -> dict[str, Any]:
     from datasets import Dataset, IterableDataset
 
     if isinstance(dataset, Dataset | IterableDataset):
-        name = str(dataset.split or "train")
-        return {name if _SPLIT_NAME.fullmatch(name) else "train": dataset}
+        return {split_name(dataset.split): dataset}
     if not isinstance(dataset, Mapping):
         raise OptionError(f"dataset must be a Dataset or DatasetDict, got {type(dataset).__name__}")
-    for name in dataset:
-        if not _SPLIT_NAME.fullmatch(str(name)):
-            raise OptionError(f"a split's name must be letters, digits, '_' and '.', got {name!r}")
-    return {str(name): part for name, part in dataset.items()}
+    return {_checked_split(str(name)): part for name, part in dataset.items()}
+
+
+def split_name(split: Any) -> str:
+    """Name the split that rows come from, without which of its rows; several become one name.
+
+    >>> split_name("test[:2]"), split_name("train[:10%]+test"), split_name(None)
+    ('test', 'train_test', 'train')
+    """
+    parts = (part.split("[")[0].strip() for part in str(split or "train").split("+"))
+    return _checked_split("_".join(dict.fromkeys(parts)))
+
+
+def _checked_split(name: str) -> str:
+    if not _SPLIT_NAME.fullmatch(name):
+        raise OptionError(
+            f"a split's name must be letters, digits, '_' and '.', got {name!r}: give it another, "
+            "DatasetDict({'NAME': dataset})"
+        )
+    return name
 
 
 def summarize(dataset: Any, *, column_prefix: str = "") -> dict[str, Any]:

@@ -212,6 +212,36 @@ def test_a_second_write_replaces_its_split_and_keeps_the_others(tmp_path: Path) 
     assert not list(out.glob(".writing-*"))
 
 
+@pytest.mark.parametrize(
+    ("split", "written"),
+    [
+        ("test[:2]", {"train": 3, "test": 2}),
+        ("train[34%:]", {"train": 2, "test": 4}),
+        ("test[:1]+test[-1:]", {"train": 3, "test": 2}),
+        ("train+test", {"train": 3, "test": 4, "train_test": 7}),
+    ],
+)
+def test_a_slice_of_a_split_is_not_written_as_another(
+    split: str, written: dict[str, int], tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out", tmp_path / "source"
+    parts = {"train": table(*map(row, range(3))), "test": table(*map(row, range(10, 14)))}
+    write_dataset(DatasetDict(parts), source)
+    write_dataset(DatasetDict(parts), out)
+    part = loaded(source, split)
+    write_dataset(part, out)
+    read = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in read.items()} == written
+    assert part["id"][:] in [rows["id"][:] for rows in read.values()]
+
+
+def test_a_split_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    named = Dataset.from_dict({"answer_status": ["ok"]}, split="my-split")
+    with pytest.raises(OptionError, match=r"split's name .* 'my-split'.*DatasetDict\("):
+        write_dataset(named, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_splits_of_other_features_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_dataset(DatasetDict({"train": table(), "test": table()}), out)
