@@ -205,6 +205,7 @@ def _checked(
 ) -> Iterator[Row]:
     """Hand rows on; where the run stops, those in flight are heard and kept first."""
     raising = plan.options.on_error == "raise"
+    interrupted = EndpointError("the run was interrupted")  # made while the module is whole
     try:
         for number, row in enumerate(window):
             if raising and row.answer_status in FAILED:
@@ -218,5 +219,5 @@ def _checked(
         raise
     except BaseException:  # Ctrl-C, or whoever takes the rows has left: nothing more is sent
         if (run := opened()) is not None:
-            run.stop(EndpointError("the run was interrupted"))
+            run.stop(interrupted)
         raise

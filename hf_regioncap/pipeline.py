@@ -265,7 +265,8 @@ class _Job:
             return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
 
         what = _what(plan, self.budget)
-        return _join(dataset, self._map(dataset, captioned, ALL_COLUMNS, "Captioning", what))
+        new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", what)
+        return _formatted_as(dataset, _join(dataset, new))
 
     def _count_cached(self, new: Dataset) -> None:
         """Count rows that came from the cache of `datasets` instead of from a run."""
@@ -294,7 +295,8 @@ class _Job:
 
         new = self._map(dataset, answered, ANSWER_COLUMNS, "Asking again", None)
         old = [prefix + name for name in ANSWER_COLUMNS]
-        return _join(dataset.remove_columns(old), new).select_columns(dataset.column_names)
+        joined = _join(dataset.remove_columns(old), new).select_columns(dataset.column_names)
+        return _formatted_as(dataset, joined)
 
     def _map(
         self,
@@ -337,7 +339,9 @@ class _Job:
         def captioned() -> Iterator[pa.Table]:
             return self.tables(tables_of(dataset), first, plan)
 
-        return _streamed(captioned, {**first.features, **new}, dataset.split)
+        return _formatted_as(
+            dataset, _streamed(captioned, {**first.features, **new}, dataset.split)
+        )
 
     def tables(self, source: Iterable[Rows], first: Rows, plan: Plan) -> Iterator[pa.Table]:
         """Caption tables as they come; `first` are the first rows, to judge their weight by."""
@@ -359,7 +363,7 @@ class _Job:
         def answered() -> Iterator[pa.Table]:
             return self._completed(tables_of(dataset), results, ANSWER_COLUMNS)
 
-        return _streamed(answered, first.features, dataset.split)
+        return _formatted_as(dataset, _streamed(answered, first.features, dataset.split))
 
     def _completed(
         self,
@@ -531,6 +535,25 @@ def _join(dataset: Dataset, new: Dataset) -> Dataset:
     if not len(dataset):  # which concatenate_datasets takes for nothing to add
         return _empty({**dataset.features, **new.features}, dataset.split)
     return concatenate_datasets([dataset, new], axis=1, split=dataset.split)
+
+
+def _formatted_as(dataset: Any, done: Any) -> Any:
+    """The result in the dataset's own format, as `map` keeps it: new columns are formatted, too."""
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        kind = getattr(dataset._formatting, "format_type", None)  # a stream tells it nowhere else
+        return done.with_format(kind) if kind is not None else done
+    form = dataset.format
+    plain = set(dataset.column_names) - set(form["columns"])
+    if form["type"] is None and not plain:
+        return done
+    return done.with_format(
+        form["type"],
+        columns=[name for name in done.column_names if name not in plain] if plain else None,
+        output_all_columns=form["output_all_columns"],
+        **form["format_kwargs"],
+    )
 
 
 def _empty(features: Mapping[str, Any], split: Any = None) -> Dataset:

@@ -50,6 +50,12 @@ class Rows:
         elif isinstance(given, Mapping):
             self.single = not _is_batch(given, image_column)
             self._columns = {k: [given[k]] for k in given} if self.single else given
+        elif type(given).__name__ == "DataFrame":
+            raise OptionError(
+                "the rows come as a DataFrame, in which datasets has decoded the images, so that "
+                "they could not be given back as they were: map dataset.with_format(None) and set "
+                "the format afterwards, or call caption_dataset, which keeps it"
+            )
         else:
             raise OptionError(
                 f"expected a batch or example of a dataset, a dict or a pyarrow.Table, "

@@ -91,10 +91,40 @@ def test_a_stream_stays_a_stream(
         assert set(ALL_COLUMNS) < set(captioned.features)
     else:
         assert captioned.features == Features({**dataset.features, **column_features()})
-    rows = list(captioned.decode(False))
+    rows = list(captioned.with_format(None).decode(False))
     assert [row["number"] for row in rows] == list(range(40))
     assert endpoint.count == 40
     assert_own(Dataset.from_list(rows).cast(captioned.decode(False).features))
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "arrow", "columns", "transform"])
+def test_a_dataset_keeps_its_format(form: str, make_dataset: Any, endpoint: Endpoint) -> None:
+    dataset = make_dataset(3)
+    shown = {
+        "columns": lambda: dataset.with_format("numpy", columns=["number"]),
+        "transform": lambda: dataset.with_transform(_thousands),
+    }.get(form, lambda: dataset.with_format(form))()
+    captioned = caption_dataset(shown, base_url=endpoint.base_url)
+    again = retry_failed(captioned, base_url=endpoint.base_url)
+    for done in (captioned, again):
+        expected = {**shown.format, "columns": [*shown.format["columns"], *ALL_COLUMNS]}
+        assert done.format == expected
+        assert stored(done, dataset.column_names) == stored(dataset)
+    if form == "transform":
+        assert again[1] == {"thousands": 1001}
+    streamed = caption_dataset(
+        dataset.to_iterable_dataset().with_format("numpy"), base_url=endpoint.base_url
+    )
+    assert [type(row["number"]).__name__ for row in streamed] == ["int32"] * 3
+
+
+def _thousands(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {"thousands": [number + 1000 for number in batch["number"]]}
+
+
+def test_rows_as_a_data_frame_are_refused_in_words(make_dataset: Any) -> None:
+    with pytest.raises(OptionError, match=r"DataFrame.*dataset\.with_format\(None\)"):
+        make_dataset(1).with_format("pandas").map(add_region_captions, batched=True)
 
 
 def test_a_stream_is_read_ahead_left_early_and_read_again(
