@@ -23,6 +23,7 @@ import numpy as np
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.offline import MODEL as DESCRIBER
 from hf_regioncap.recipe import PRIVATE, is_offline, without_unchosen
+from hf_regioncap.review import caption_column_of
 from hf_regioncap.tables import stored_tables
 
 if TYPE_CHECKING:
@@ -592,9 +593,9 @@ def _loading_part(summary: Mapping[str, Any], repo_id: str | None, config_name: 
     where = json.dumps(repo_id or "PATH/TO/THIS/FOLDER", ensure_ascii=False)
     config = "" if config_name == "default" else f', "{config_name}"'
     split = next(iter(summary["splits"]), "train")
-    boxes, captions = (
-        json.dumps(summary["column_prefix"] + name) for name in ("region_boxes", "region_captions")
-    )
+    prefix = summary["column_prefix"]
+    named = (f"{prefix}region_boxes", caption_column_of(summary["columns"], prefix))
+    boxes, captions = map(json.dumps, named)
     code = (
         "from datasets import load_dataset\n\n"
         f'ds = load_dataset({where}{config}, split="{split}")\n'

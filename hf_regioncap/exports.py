@@ -8,7 +8,10 @@ that end in `_rows` are pure, one row as a dict in and a list of rows out; `to_â
 can act as a special token.
 
 Every function takes `image_column` and `image_root` as `add_region_captions` does, and the
-`column_prefix` of the columns it has added.
+`column_prefix` of the columns it has added. Where a review was applied (`apply_review`), the
+captions are those of `caption_reviewed`: edited texts as edited, and nothing of what was rejected.
+`caption_column="region_captions"` gives the model's own instead; any column with a text for each
+box can be named.
 """
 
 from __future__ import annotations
@@ -34,25 +37,38 @@ from hf_regioncap.errors import OptionError, one_of
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
 from hf_regioncap.prompts import label_text
+from hf_regioncap.review import caption_column_of, rejected_places
 from hf_regioncap.rows import read_boxes
 from hf_regioncap.tables import class_names, stored_tables, walk
 
 Size = tuple[int, int]
 Labels = Sequence[str] | Mapping[int, str] | None
+#: Least and most pixels, or the name of what sets them.
+Pixels = Sequence[int] | str
 RowsOf = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
 
 #: Part of what `Dataset.map` hashes: raised whenever the same rows would be written differently.
-VERSION = 1
+VERSION = 2
 
 #: The coordinates of each family: thousandths of the sides, or pixels of what the model is shown.
 QWEN_FRAMES = {"qwen2-vl": "permille", "qwen2.5-vl": "resized", "qwen3-vl": "permille"}
-QWEN_PIXELS = (56 * 56, 14 * 14 * 4 * 1280)
+#: The least and the most pixels of what the processor makes of an image, by where they stand:
+#: in the model (`preprocessor_config.json` of Qwen/Qwen2.5-VL-3B-, 7B-, 32B-, 72B-Instruct; the
+#: same in `qwen-vl-utils`), in the repository QwenLM/Qwen3-VL as the defaults of
+#: `qwen-vl-finetune/qwenvl/train/argument.py` and of its `train_qwen_trl.py`, and in the library
+#: transformers (`Qwen2VLImageProcessor` without a model's configuration).
+QWEN_PIXELS = {
+    "model": (4 * 28 * 28, 16384 * 28 * 28),
+    "qwen-vl-finetune": (16 * 28 * 28, 576 * 28 * 28),
+    "qwen-vl-finetune-trl": (28 * 28, 64 * 28 * 28),
+    "transformers": (56 * 56, 1280 * 28 * 28),
+}
 QWEN_PROMPT = (
     "Locate the regions of this image that are worth describing and output their bbox coordinates "
     "and descriptions in JSON format."
 )
 _QWEN_RATIO = 200
-_NEEDED = ("region_boxes", "box_status", "region_captions")
+_NEEDED = ("region_boxes", "box_status")
 _SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -73,6 +89,7 @@ class Reading(TypedDict, total=False):
     image_column: str
     image_root: str | os.PathLike[str] | None
     column_prefix: str
+    caption_column: str | None
 
 
 class Region(NamedTuple):
@@ -98,15 +115,22 @@ def regions_of(
     label_column: str | None = None,
     label_names: Labels = None,
     column_prefix: str = "",
+    caption_column: str | None = None,
 ) -> list[Region]:
     """List the used boxes of one row, in the order of their numbers.
+
+    Of a reviewed row the captions are the reviewed ones, and rejected regions are left out, unless
+    `caption_column` names another column.
 
     >>> row = {"region_boxes": [None, [10, 20, 30, 40]], "box_status": ["outside", "ok"],
     ...        "region_captions": [None, "a cat"]}
     >>> [(region.number, region.place, region.caption) for region in regions_of(row)]
     [(1, 1, 'a cat')]
     """
-    boxes, statuses, captions = (example.get(column_prefix + name) or [] for name in _NEEDED)
+    boxes, statuses = (example.get(column_prefix + name) or [] for name in _NEEDED)
+    column = caption_column_of(example, column_prefix, caption_column)
+    captions = example.get(column) or []
+    rejected = rejected_places(example, column, column_prefix)
     labels = _labels(example, label_column, len(statuses))
     used = [place for place, status in enumerate(statuses) if status in USED]
     return [
@@ -119,6 +143,7 @@ def regions_of(
             statuses[place],
         )
         for number, place in enumerate(used, start=1)
+        if place not in rejected
     ]
 
 
@@ -136,9 +161,14 @@ def _labels(example: Mapping[str, Any], column: str | None, count: int) -> list[
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def _captioned(example: Mapping[str, Any], column_prefix: str) -> list[Region]:
-    regions = regions_of(example, column_prefix=column_prefix)
+def _captioned(example: Mapping[str, Any], reading: Reading) -> list[Region]:
+    regions = regions_of(example, **_naming(reading))
     return [region for region in regions if region.caption and region.caption.strip()]
+
+
+def _naming(reading: Reading) -> dict[str, Any]:
+    """The part of a reading that says how the columns are named."""
+    return {name: reading[name] for name in ("column_prefix", "caption_column") if name in reading}
 
 
 def plain_text(text: str) -> str:
@@ -192,17 +222,25 @@ def _mapped_batch(
 
 def _columns(dataset: Any, reading: Reading, *others: str | None) -> list[str]:
     """The columns to read; raises where one that is needed is not there."""
-    prefix = reading.get("column_prefix", "")
-    needed = [*(prefix + name for name in _NEEDED), *(name for name in others if name)]
+    prefix, read = reading.get("column_prefix", ""), dict[str, None]()
     for part in named_splits(dataset).values():
-        there = list(part.features or ())
+        there = part.features or {}
+        captions = caption_column_of(there, prefix, reading.get("caption_column"))
+        needed = [*(prefix + name for name in _NEEDED), captions, *filter(None, others)]
         missing = [name for name in needed if not {name, name.split(".")[0]} & set(there)]
+        missing += [captions] if captions not in there else []
         if missing:
             raise OptionError(
                 f"no column {missing[0]!r}; the dataset has {', '.join(map(repr, there))}: caption "
                 "it with add_region_captions first, or name its columns"
             )
-    return [*needed, *(name.split(".")[0] for name in needed), f"{prefix}answer_status"]
+        if getattr(there[captions], "dtype", None) in ("string", "large_string"):
+            raise OptionError(
+                f"caption_column {captions!r} must hold a list of texts, one for each box, got "
+                f"one text: name another with caption_column="
+            )
+        read |= dict.fromkeys([*needed, *(name.split(".")[0] for name in needed)])
+    return [*read, *(prefix + name for name in ("answer_status", "review_status"))]
 
 
 def _image_column(reading: Reading) -> str:
@@ -233,7 +271,7 @@ class _Shown(NamedTuple):
 
 
 def _shown(example: Mapping[str, Any], reading: Reading) -> _Shown | None:
-    regions = _captioned(example, reading.get("column_prefix", ""))
+    regions = _captioned(example, reading)
     image = _image(example, reading) if regions else None
     size_wh = peek_picture(image).size_wh if image else (0, 0)
     return _Shown(image, size_wh, regions) if image and min(size_wh) > 0 else None
@@ -254,6 +292,9 @@ def explode_regions(
     **reading: Unpack[Reading],
 ) -> Any:
     """Make one row per used region of a captioned Dataset or DatasetDict, captioned or not.
+
+    After a review (`apply_review`) the captions are the reviewed ones, and rejected regions get no
+    row; `caption_column="region_captions"` gives the model's own, rejected ones too.
 
     Columns: `image` (the whole one, if `image`), `crop` (if `crop`: the box, or `context` times as
     much around its centre, as JPEG), `bbox` (xywh in pixels of the upright image), `region` (its
@@ -320,7 +361,7 @@ def region_rows(
     """
     prefix = reading.get("column_prefix", "")
     regions = regions_of(
-        example, label_column=label_column, label_names=label_names, column_prefix=prefix
+        example, label_column=label_column, label_names=label_names, **_naming(reading)
     )
     whole = _image(example, reading) if regions and (image or crop) else None
     picture = open_picture(whole).image if crop else None
@@ -408,7 +449,7 @@ def to_qwen_grounding(
     *,
     family: str = "qwen2.5-vl",
     prompt: str = QWEN_PROMPT,
-    pixels: tuple[int, int] = QWEN_PIXELS,
+    pixels: Pixels | None = None,
     **reading: Unpack[Reading],
 ) -> Any:
     """Make grounding data for Qwen-VL: find the regions and describe them, as JSON.
@@ -418,9 +459,11 @@ def to_qwen_grounding(
     models answer in its cookbook on grounding. `write_jsonl` writes it with image files.
 
     The frame of `bbox_2d` (xyxy) is that of the `family`, as in `tools/process_bbox.ipynb` there:
-    `"qwen2.5-vl"` in pixels of the image as the processor resizes it (see `smart_resize`; `pixels`
-    are its bounds and must be those of the training), `"qwen2-vl"` and `"qwen3-vl"` 0 to 1000 of
-    width and height.
+    `"qwen2.5-vl"` in pixels of the image as the processor resizes it (see `smart_resize`),
+    `"qwen2-vl"` and `"qwen3-vl"` 0 to 1000 of width and height. The size that the processor makes
+    of an image depends on its bounds, so for `"qwen2.5-vl"` `pixels` must say those of the
+    training (`min_pixels`, `max_pixels`): two numbers, or the name of what sets them, see
+    `QWEN_PIXELS`: `"model"`, `"qwen-vl-finetune"`, `"qwen-vl-finetune-trl"`, `"transformers"`.
 
     >>> to_qwen_grounding([], family="qwen4")
     Traceback (most recent call last):
@@ -431,9 +474,8 @@ def to_qwen_grounding(
 
     one_of("family", family, tuple(QWEN_FRAMES))
     turn = {"from": Value("string"), "value": Value("string")}
-    rows_of = functools.partial(
-        qwen_rows, family=family, prompt=prompt, pixels=(pixels[0], pixels[1]), **reading
-    )
+    bounds = qwen_pixels(pixels) if pixels is not None or _is_resized(family) else None
+    rows_of = functools.partial(qwen_rows, family=family, prompt=prompt, pixels=bounds, **reading)
     features = {"image": Image(), "conversations": List(turn)}
     return _mapped(dataset, rows_of, features, _columns(dataset, reading, _image_column(reading)))
 
@@ -443,7 +485,7 @@ def qwen_rows(
     *,
     family: str = "qwen2.5-vl",
     prompt: str = QWEN_PROMPT,
-    pixels: tuple[int, int] = QWEN_PIXELS,
+    pixels: Pixels | None = None,
     **reading: Unpack[Reading],
 ) -> list[dict[str, Any]]:
     """Make the grounding row of one row, see `to_qwen_grounding`.
@@ -474,43 +516,69 @@ def qwen_box(
     size_wh: Size,
     *,
     family: str = "qwen2.5-vl",
-    pixels: tuple[int, int] = QWEN_PIXELS,
+    pixels: Pixels | None = None,
 ) -> list[int]:
     """Write a box (xyxy, pixels) in the frame of a Qwen-VL family, see `to_qwen_grounding`.
 
     >>> qwen_box([64, 48, 320, 240], (640, 480), family="qwen3-vl")
     [100, 100, 500, 500]
-    >>> qwen_box([64, 48, 320, 240], (640, 480), family="qwen2.5-vl")
+    >>> qwen_box([64, 48, 320, 240], (640, 480), family="qwen2.5-vl", pixels="model")
     [64, 48, 322, 238]
     """
-    if QWEN_FRAMES[one_of("family", family, tuple(QWEN_FRAMES))] == "permille":
-        frame, last = (1000, 1000), (1000, 1000)
-    else:
-        frame = smart_resize(size_wh, pixels=pixels)
+    one_of("family", family, tuple(QWEN_FRAMES))
+    if _is_resized(family):
+        frame = smart_resize(size_wh, pixels=qwen_pixels(pixels))
         last = (frame[0] - 1, frame[1] - 1)
+    else:
+        frame, last = (1000, 1000), (1000, 1000)
     scaled = [value / size_wh[axis % 2] * frame[axis % 2] for axis, value in enumerate(xyxy)]
     return [max(0, min(round(value), last[axis % 2])) for axis, value in enumerate(scaled)]
 
 
-def smart_resize(size_wh: Size, *, factor: int = 28, pixels: tuple[int, int] = QWEN_PIXELS) -> Size:
+def _is_resized(family: str) -> bool:
+    return QWEN_FRAMES[family] == "resized"
+
+
+def qwen_pixels(pixels: Pixels | None) -> tuple[int, int]:
+    """Read the bounds of Qwen2.5-VL's processor: two numbers, or a name of `QWEN_PIXELS`.
+
+    >>> qwen_pixels("model"), qwen_pixels([784, 50176])
+    ((3136, 12845056), (784, 50176))
+    """
+    if isinstance(pixels, str):
+        return QWEN_PIXELS[one_of("pixels", pixels, tuple(QWEN_PIXELS))]
+    match pixels:
+        case [int(least), int(most)] if 0 < least <= most:
+            return least, most
+    raise OptionError(
+        "pixels must be the training's (min_pixels, max_pixels), which decide the frame of "
+        f"qwen2.5-vl's boxes, or one of {tuple(QWEN_PIXELS)}, got {pixels!r}"
+    )
+
+
+def smart_resize(size_wh: Size, *, pixels: Pixels, factor: int = 28) -> Size:
     """Compute the size to which the processor of Qwen2.5-VL resizes an image.
 
-    Both sides are multiples of `factor`, their product lies within `pixels`, and the aspect is
-    kept as far as that allows: `smart_resize` of `qwen-vl-utils`, `vision_process.py`. ValueError
-    for strips longer than 200 times their width, which Qwen does not take.
+    Both sides are multiples of `factor`, their product lies within `pixels` (see `qwen_pixels`),
+    and the aspect is kept as far as that allows: `smart_resize` of `qwen-vl-utils`,
+    `vision_process.py`. ValueError for strips longer than 200 times their width, which Qwen does
+    not take.
 
-    >>> smart_resize((640, 480)), smart_resize((4000, 3000)), smart_resize((20, 20))
-    ((644, 476), (1148, 840), (56, 56))
+    >>> [smart_resize(size, pixels="model") for size in ((640, 480), (4000, 3000), (20, 20))]
+    [(644, 476), (4004, 2996), (56, 56)]
+    >>> smart_resize((4000, 3000), pixels="qwen-vl-finetune")
+    (756, 560)
     """
+    least, most = qwen_pixels(pixels)
     width, height = size_wh
     if max(size_wh) > _QWEN_RATIO * min(size_wh):
         raise ValueError(f"the longer side must be at most 200 times the shorter, got {size_wh}")
     w, h = (max(factor, round(side / factor) * factor) for side in size_wh)
-    if w * h > pixels[1]:
-        beta = math.sqrt(width * height / pixels[1])
+    if w * h > most:
+        beta = math.sqrt(width * height / most)
         w, h = (max(factor, math.floor(side / beta / factor) * factor) for side in size_wh)
-    elif w * h < pixels[0]:
-        beta = math.sqrt(pixels[0] / (width * height))
+    elif w * h < least:
+        beta = math.sqrt(least / (width * height))
         w, h = (math.ceil(side * beta / factor) * factor for side in size_wh)
     return w, h
 
@@ -763,7 +831,6 @@ def to_coco_captions(
     ['annotations', 'categories', 'images', 'info', 'licenses']
     """
     names = _label_names(dataset, label_column, label_names)
-    prefix = reading.get("column_prefix", "")
     read = _columns(dataset, reading, _image_column(reading), label_column)
     categories: dict[str, int] = {}
     images: list[dict[str, Any]] = []
@@ -775,7 +842,7 @@ def to_coco_captions(
         width, height = file.size_wh
         images.append({"id": number, "file_name": file.name, "width": width, "height": height})
         for region in regions_of(
-            example, label_column=label_column, label_names=names, column_prefix=prefix
+            example, label_column=label_column, label_names=names, **_naming(reading)
         ):
             if region.caption:
                 kind = categories.setdefault(region.label or "region", len(categories) + 1)
@@ -817,7 +884,7 @@ def to_visual_genome(dataset: Any, **reading: Unpack[Reading]) -> list[dict[str,
     for number, example in _examples(dataset, _columns(dataset, reading)):
         regions = [
             {"region_id": last + k, "image_id": number, **_genome_region(region)}
-            for k, region in enumerate(_captioned(example, reading.get("column_prefix", "")), 1)
+            for k, region in enumerate(_captioned(example, reading), 1)
         ]
         last += len(regions)
         described.append({"id": number, "image_id": number, "regions": regions})
@@ -868,7 +935,7 @@ def write_seed_jsonl(
 
     def records() -> Iterator[dict[str, Any]]:
         for number, example in _examples(dataset, read):
-            record = seed_record(example, result_file=name, bbox_column=own, column_prefix=prefix)
+            record = seed_record(example, result_file=name, bbox_column=own, **_naming(reading))
             image = _row_file(example, number, reading)
             marked = _image_file(example.get(_image_column(drawn)), f"{number:08d}_bbox_vis", None)
             record["image"] = _write_file(folder, image)
@@ -896,6 +963,7 @@ def seed_record(
     result_file: str = "regions.jsonl",
     bbox_column: str | None = "bbox",
     column_prefix: str = "",
+    caption_column: str | None = None,
 ) -> dict[str, Any]:
     """Make the record of one row, see `write_seed_jsonl`; the images' names are filled in there.
 
@@ -908,9 +976,8 @@ def seed_record(
     kept = ("type", "normalized_bbox", "valid_bboxes_num", "prompt", "region_boxes")
     mine = {name: example.get(column_prefix + name) for name in kept}
     given = read_boxes(_value(example, bbox_column)) if mine["type"] == "with_bbox" else []
-    captions = {
-        region.number: region.caption or "" for region in _captioned(example, column_prefix)
-    }
+    naming = Reading(column_prefix=column_prefix, caption_column=caption_column)
+    captions = {region.number: region.caption or "" for region in _captioned(example, naming)}
     return {
         "image": None,
         "type": mine["type"],

@@ -29,7 +29,15 @@ from hf_regioncap.images import encode_jpeg, open_picture
 from hf_regioncap.prompts import label_text
 from hf_regioncap.publishing import safe_name, without_paths
 from hf_regioncap.recipe import is_offline
-from hf_regioncap.review import finite_box, padded, region_keys, require_column, undecoded
+from hf_regioncap.review import (
+    caption_column_of,
+    finite_box,
+    padded,
+    region_keys,
+    rejected_places,
+    require_column,
+    undecoded,
+)
 from hf_regioncap.tables import class_names, walk
 
 #: Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
@@ -87,6 +95,8 @@ _COLUMNS = (
     "answer_status",
     "answer_error",
     "usage",
+    "caption_reviewed",
+    "review_status",
 )
 _LONGEST_TEXT = 4000
 _LABELS_TOLD = 200
@@ -103,6 +113,7 @@ class _Reading:
     label_column: str | None = None
     label_names: Labels = None
     column_prefix: str = ""
+    caption_column: str | None = None
     image_root: str | os.PathLike[str] | None = None
     max_pixels: int = 64_000_000
     side: int = 480
@@ -133,6 +144,7 @@ def write_gallery(
     label_column: str | None = None,
     label_names: Labels = None,
     column_prefix: str = "",
+    caption_column: str | None = None,
     title: str | None = None,
     model: str | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -153,7 +165,9 @@ def write_gallery(
 
     More than `page_rows` rows go into further files, `name-2.html` and so on, linked to one
     another. Returns the files in order. They load nothing from outside and run no text of the
-    data. What a person decides on the page is saved to a file for `apply_review`.
+    data. What a person decides on the page is saved to a file for `apply_review`. Where that was
+    applied the page shows `caption_reviewed`, a rejected region without its text;
+    `caption_column="region_captions"` shows what the model wrote.
 
     `model` and `recipe` (a mapping of options) say on the page how the captions were made; for
     the built-in `offline-describer` it says that no model did. `cost` is the whole set's in US
@@ -178,6 +192,7 @@ def write_gallery(
         label_column=label_column,
         label_names=label_names,
         column_prefix=column_prefix,
+        caption_column=caption_column,
         image_root=image_root,
         max_pixels=max_pixels,
         side=side,
@@ -264,6 +279,8 @@ def _examples(dataset: Any, reading: _Reading) -> tuple[Iterable[Any], _Reading]
     names = reading.label_names
     if dataset.features is not None:
         require_column("image_column", reading.image_column, list(dataset.features))
+        if reading.caption_column:
+            require_column("caption_column", reading.caption_column, list(dataset.features))
         if reading.label_column:
             own = {reading.label_column, reading.label_column.split(".")[0]}
             if not own & set(dataset.features):
@@ -275,8 +292,9 @@ def _examples(dataset: Any, reading: _Reading) -> tuple[Iterable[Any], _Reading]
 
 def _columns(reading: _Reading) -> list[str]:
     label = reading.label_column or reading.image_column
-    own = dict.fromkeys([reading.image_column, label, label.split(".")[0]])
-    return [*own, *(reading.column_prefix + name for name in _COLUMNS)]
+    chosen = [reading.caption_column] if reading.caption_column else []
+    own = [reading.image_column, label, label.split(".")[0], *chosen]
+    return list(dict.fromkeys([*own, *(reading.column_prefix + name for name in _COLUMNS)]))
 
 
 def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row:
@@ -337,7 +355,9 @@ def _regions(example: Mapping[str, Any], stored: Any, reading: _Reading) -> list
     """
     prefix = reading.column_prefix
     boxes = [finite_box(box) for box in padded(example.get(f"{prefix}region_boxes"))]
-    captions = [_text(caption) for caption in padded(example.get(f"{prefix}region_captions"))]
+    column = caption_column_of(example, prefix, reading.caption_column)
+    captions = [_text(caption) for caption in padded(example.get(column))]
+    rejected = rejected_places(example, column, prefix)
     # What is only shown needs no digest of its image, which a decoded one would be encoded for.
     photo = stored if reading.keyed else None
     keys = region_keys(photo, boxes, captions, image_root=reading.image_root)
@@ -347,8 +367,8 @@ def _regions(example: Mapping[str, Any], stored: Any, reading: _Reading) -> list
     statuses = padded(example.get(f"{prefix}box_status"), count)
     number = 0
     regions = []
-    for key, box, caption, status, label in zip(
-        keys, boxes, captions, statuses, labels, strict=True
+    for place, (key, box, caption, status, label) in enumerate(
+        zip(keys, boxes, captions, statuses, labels, strict=True)
     ):
         used = status in USED if status is not None else box is not None or caption is not None
         number += used
@@ -356,7 +376,9 @@ def _regions(example: Mapping[str, Any], stored: Any, reading: _Reading) -> list
             {
                 "key": key,
                 "box": box and [round(value, 2) for value in box],
-                "note": BOX_WORDS.get(str(status or "ok"), str(status)),
+                "note": "rejected in review"
+                if place in rejected
+                else BOX_WORDS.get(str(status or "ok"), str(status)),
                 "number": number if used else None,
                 "label": label,
                 "caption": caption,
@@ -691,6 +713,7 @@ def show(
     label_column: str | None = None,
     label_names: Labels = None,
     column_prefix: str = "",
+    caption_column: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
     max_rows: int = 10,
     side: int = 640,
@@ -699,7 +722,8 @@ def show(
 
     `rows` is one row (a dict), a list of rows, a slice like `ds[:3]`, or a dataset, of which the
     first `max_rows` rows are drawn, in thumbnails of `side` pixels. The result holds no script;
-    pointing at a box shows its caption and the other way round.
+    pointing at a box shows its caption and the other way round. Captions are as on the page of
+    `write_gallery`: the reviewed ones where there are any.
 
     >>> row = {"image": Image.new("RGB", (64, 48), "tan"), "region_boxes": [[8, 8, 30, 20]],
     ...        "region_captions": ["<b>a tan patch</b>"]}
@@ -713,6 +737,7 @@ def show(
         label_column=label_column,
         label_names=label_names,
         column_prefix=column_prefix,
+        caption_column=caption_column,
         image_root=image_root,
         side=side,
         quality=80,

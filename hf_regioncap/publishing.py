@@ -24,6 +24,7 @@ from hf_regioncap.boxes import USED
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
+from hf_regioncap.review import caption_column_of
 from hf_regioncap.tables import stored_tables
 
 if TYPE_CHECKING:
@@ -437,7 +438,8 @@ def _published_tables(
 def _take_sample(table: pa.Table, result: _Result) -> None:
     """Keep the first drawn image that has captions, bounded in size, for the card."""
     prefix = result.summary["column_prefix"]
-    drawn, *texts = (prefix + c for c in ("image_with_bbox", "box_status", "region_captions"))
+    captions = caption_column_of(table.column_names, prefix)
+    drawn, *texts = f"{prefix}image_with_bbox", f"{prefix}box_status", captions
     if not {drawn, *texts} <= set(table.column_names):
         return
     for row in range(len(table)):

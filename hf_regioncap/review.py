@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -123,6 +123,29 @@ def _digest(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def caption_column_of(there: Collection[str], prefix: str = "", chosen: str | None = None) -> str:
+    """Name the column to take captions from: the reviewed one, where a review was applied.
+
+    >>> caption_column_of(["region_captions"]), caption_column_of(["caption_reviewed"])
+    ('region_captions', 'caption_reviewed')
+    """
+    reviewed = f"{prefix}caption_reviewed"
+    return chosen or (reviewed if reviewed in there else f"{prefix}region_captions")
+
+
+def rejected_places(example: Mapping[str, Any], column: str, prefix: str = "") -> set[int]:
+    """List which boxes of a row a review has rejected, where the reviewed captions are taken.
+
+    >>> row = {"caption_reviewed": ["a cat", None], "review_status": ["accepted", "rejected"]}
+    >>> rejected_places(row, "caption_reviewed"), rejected_places(row, "region_captions")
+    ({1}, set())
+    """
+    if column != f"{prefix}caption_reviewed":
+        return set()
+    statuses = padded(example.get(f"{prefix}review_status"))
+    return {place for place, status in enumerate(statuses) if status == "rejected"}
+
+
 def apply_review(
     dataset: Data,
     file: File | Sequence[File],
@@ -138,7 +161,8 @@ def apply_review(
     have one entry per box, in line with `region_boxes`. `review_status` is `"accepted"`,
     `"edited"`, `"rejected"`, or null where nobody decided. `caption_reviewed` is the text after
     review: the edited text, null where rejected, else the caption as it was. No other column
-    changes.
+    changes. What reads captions afterwards (`explode_regions`, the exports, the page, the card)
+    takes `caption_reviewed`, and `region_captions` where `caption_column` says so.
 
     A decision is matched by its content (image bytes, box and caption), never by its place: rows
     may have been shuffled, filtered, added or doubled since, and rows that are the same get the
@@ -311,8 +335,9 @@ def _check_columns(dataset: Dataset, image: str, boxes: str, captions: str, pref
     taken = [name for name in new if name in there]
     if taken:
         raise OptionError(
-            f"the dataset already has {taken}, and nothing is overwritten: remove or rename "
-            f"what an earlier review wrote, or apply all review files at once as a list"
+            f"the dataset already has {taken}, and nothing is overwritten: apply all review files "
+            f"at once, as a list, to the dataset without them. What was decided on a page that "
+            f"shows {new[0]!r} is applied to a dataset in which that column is {captions!r}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -11,7 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    List,
+    Value,
+    concatenate_datasets,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pictures
@@ -38,7 +48,9 @@ from hf_regioncap.exports import (
     write_jsonl,
     write_seed_jsonl,
 )
+from hf_regioncap.gallery import show, write_gallery
 from hf_regioncap.images import encode_jpeg, open_picture
+from hf_regioncap.publishing import write_dataset
 
 SIZE = (640, 427)
 ROTATED = (427, 640)
@@ -131,7 +143,8 @@ def no_rows() -> Dataset:
     return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
 
 
-EXPORTERS = [explode_regions, to_chat_messages, to_qwen_grounding, to_florence2, to_paligemma]
+to_qwen = functools.partial(to_qwen_grounding, pixels="model")
+EXPORTERS = [explode_regions, to_chat_messages, to_qwen, to_florence2, to_paligemma]
 
 
 @pytest.mark.parametrize("export", EXPORTERS)
@@ -289,12 +302,12 @@ def read_qwen(conversations: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"])
 def test_qwen_grounding_comes_back_in_pixels(family: str) -> None:
-    exported = to_qwen_grounding(dataset(), family=family)
+    exported = to_qwen(dataset(), family=family)
     assert exported.column_names == ["image", "conversations"]
     assert len(exported) == 1
     first, second = read_qwen(exported[0]["conversations"])
     assert first["label"] == "a lamp"
-    frame = (1000, 1000) if family != "qwen2.5-vl" else smart_resize(SIZE)
+    frame = (1000, 1000) if family != "qwen2.5-vl" else smart_resize(SIZE, pixels="model")
     for found, region in zip((first, second), regions_of(row()), strict=True):
         pixels = [v * SIZE[i % 2] / frame[i % 2] for i, v in enumerate(found["bbox_2d"])]
         assert pixels == pytest.approx(region.xyxy, abs=1.5)
@@ -302,7 +315,7 @@ def test_qwen_grounding_comes_back_in_pixels(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("size_wh", "expected"),
-    [  # worked out by hand from the description: multiples of 28, bounds 56² and 1280·28²
+    [  # worked out by hand from the description: multiples of 28, within the bounds
         ((28, 28), (56, 56)),
         ((640, 480), (644, 476)),
         ((1000, 1000), (980, 980)),  # rounded it would be 1008 by 1008, over the bound
@@ -310,16 +323,39 @@ def test_qwen_grounding_comes_back_in_pixels(family: str) -> None:
     ],
 )
 def test_smart_resize(size_wh: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert smart_resize(size_wh) == expected
+    assert smart_resize(size_wh, pixels=(56 * 56, 1280 * 28 * 28)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ("model", (4004, 2996)),
+        ("qwen-vl-finetune", (756, 560)),
+        ("qwen-vl-finetune-trl", (252, 168)),
+    ],
+)
+def test_a_box_of_qwen_lies_in_what_the_processor_makes(pixels: str, expected: Any) -> None:
+    size_wh = (4000, 3000)
+    assert smart_resize(size_wh, pixels=pixels) == expected
+    whole = qwen_box([0, 0, *size_wh], size_wh, pixels=pixels)
+    assert whole == [0, 0, expected[0] - 1, expected[1] - 1]
+
+
+@pytest.mark.parametrize("pixels", [None, "finetune", 12845056, (784,), (784, 28), (784.0, 1e6)])
+def test_qwens_bounds_are_asked_for_where_boxes_depend_on_them(pixels: Any) -> None:
+    with pytest.raises(OptionError, match=r"pixels must be .*'qwen-vl-finetune'"):
+        to_qwen_grounding(dataset(), pixels=pixels)
+    if pixels is None:
+        assert len(to_qwen_grounding(dataset(), family="qwen3-vl")) == 1
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_smart_resize_keeps_its_promises(width: int, height: int) -> None:
     if max(width, height) > 200 * min(width, height):
         with pytest.raises(ValueError, match="200 times"):
-            smart_resize((width, height))
+            smart_resize((width, height), pixels="transformers")
         return
-    w, h = smart_resize((width, height))
+    w, h = smart_resize((width, height), pixels="transformers")
     assert w % 28 == h % 28 == 0
     assert w * h >= 56 * 56
     assert w * h <= max(1280 * 28 * 28, 28 * max(w, h))
@@ -327,7 +363,7 @@ def test_smart_resize_keeps_its_promises(width: int, height: int) -> None:
 
 def test_strips_that_qwen_does_not_take_are_left_out() -> None:
     strip = {"bytes": jpeg(Pictures.new("RGB", (2, 500))), "path": None}
-    assert len(to_qwen_grounding(dataset(row(image=strip)))) == 0
+    assert len(to_qwen(dataset(row(image=strip)))) == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(30, 4000))
@@ -335,8 +371,8 @@ def test_boxes_stay_inside_every_frame(fractions: list[float], width: int) -> No
     size_wh = (width, width // 2 + 1)
     xyxy = [fraction * size_wh[axis % 2] for axis, fraction in enumerate(fractions)]
     assert all(0 <= value <= 1000 for value in qwen_box(xyxy, size_wh, family="qwen3-vl"))
-    shown = smart_resize(size_wh)
-    for axis, value in enumerate(qwen_box(xyxy, size_wh, family="qwen2.5-vl")):
+    shown = smart_resize(size_wh, pixels="model")
+    for axis, value in enumerate(qwen_box(xyxy, size_wh, family="qwen2.5-vl", pixels="model")):
         assert 0 <= value < shown[axis % 2]
 
 
@@ -657,3 +693,73 @@ def test_numbers_are_finite_in_every_json(tmp_path: Path) -> None:
     for record in read_lines(write_seed_jsonl(dataset(), tmp_path)):
         for box in record["bbox"]:
             assert box is None or all(math.isfinite(value) for value in box)
+
+
+# After a review
+
+
+def reviewed(prefix: str = "") -> Dataset:
+    """Two regions, of which one was edited and the other rejected."""
+    columns = {
+        f"{prefix}caption_reviewed": [[None, "a street lamp", None]],
+        f"{prefix}review_status": [[None, "edited", "rejected"]],
+    }
+    source = dataset(row())
+    if prefix:
+        source = source.rename_columns({name: prefix + name for name in column_features()})
+    features = Features(dict.fromkeys(columns, List(Value("string"))))
+    return concatenate_datasets([source, Dataset.from_dict(columns, features)], axis=1)
+
+
+def everything(source: Any, tmp_path: Path, **reading: Any) -> dict[str, str]:
+    """What each exporter, the page, a notebook's cell and the card make of a dataset, as text."""
+    texts = {
+        getattr(export, "__name__", "to_qwen"): json.dumps(
+            export(source, **reading).cast_column("image", Image(decode=False)).to_list()
+            if export is not to_chat_messages
+            else export(source, **reading)["messages"][:],
+            default=str,
+            ensure_ascii=False,
+        )
+        for export in EXPORTERS
+    }
+    texts["coco"] = json.dumps(to_coco_captions(source, **reading), ensure_ascii=False)
+    texts["genome"] = json.dumps(to_visual_genome(source, **reading), ensure_ascii=False)
+    texts["seed"] = write_seed_jsonl(source, tmp_path / "seed", **reading).read_text("utf-8")
+    [page] = write_gallery(source, tmp_path / "gallery.html", **reading)
+    texts["page"] = page.read_text("utf-8").replace('"answer":', '"answer":\n')
+    texts["page"] = re.sub(r'(?<="answer":\n)"(\\.|[^"\\])*"', "", texts["page"])
+    texts["show"] = show(source, **reading)._repr_html_()
+    return texts
+
+
+@pytest.mark.parametrize("prefix", ["", "my_"])
+def test_what_was_reviewed_is_exported(prefix: str, tmp_path: Path) -> None:
+    for name, text in everything(reviewed(prefix), tmp_path, column_prefix=prefix).items():
+        assert "a street lamp" in text, name
+        assert "a lamp" not in text, name
+        assert "upright" not in text, name
+    exploded = explode_regions(reviewed(prefix), column_prefix=prefix)
+    assert (exploded["region"][:], exploded["caption"][:]) == ([1], ["a street lamp"])
+
+
+def test_the_models_own_captions_are_exported_on_request(tmp_path: Path) -> None:
+    own = everything(reviewed(), tmp_path / "own", caption_column="region_captions")
+    assert own == everything(
+        reviewed().remove_columns(["caption_reviewed", "review_status"]), tmp_path / "own"
+    )
+    assert all("a lamp" in text and "a street lamp" not in text for text in own.values())
+    for export in [*EXPORTERS, write_gallery]:
+        more = [tmp_path / "x.html"] if export is write_gallery else []
+        with pytest.raises(OptionError, match="no column 'captions'"):
+            export(reviewed(), *more, caption_column="captions")
+    with pytest.raises(OptionError, match="caption_column 'prompt' must hold a list of texts"):
+        explode_regions(reviewed(), caption_column="prompt")
+
+
+def test_the_card_shows_what_was_reviewed(tmp_path: Path) -> None:
+    write_dataset(reviewed(), tmp_path)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert 'zip(row["region_boxes"], row["caption_reviewed"])' in card
+    assert "region 1: `a street lamp`" in card
+    assert "region 2" not in card
