@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import threading
+
 
 class RegionCaptionError(Exception):
     """Base of everything that hf_regioncap raises on purpose."""
@@ -45,3 +47,15 @@ def one_of(argument: str, value: object, choices: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in choices:
         return value
     raise OptionError(f"{argument} must be one of {choices}, got {value!r}")
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error is Ctrl-C, which comes to the main thread only.
+
+    Anything else that comes out of a user's callable is the callable's own, `SystemExit` too.
+
+    >>> is_interrupt(KeyboardInterrupt()), is_interrupt(SystemExit(1))
+    (True, False)
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and in_main

@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_regioncap import boxes, prompts, proposals
 from hf_regioncap.crops import crop_region, crop_window
-from hf_regioncap.errors import OptionError
+from hf_regioncap.errors import OptionError, is_interrupt
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
 from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
@@ -189,7 +189,9 @@ def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
         found = _contours(row, picture) if not callable(propose) else propose(picture.image.copy())
         scale = picture.size_wh[0] / picture.image.width
         return [[float(edge) * scale for edge in box] for box in found]
-    except Exception as error:  # a user's detector may raise anything: the row keeps the reason
+    except BaseException as error:  # a user's detector may raise anything: the row keeps the reason
+        if is_interrupt(error):
+            raise
         row.answer_error = redact(f"propose raised {type(error).__name__}: {error}")
         return []
 

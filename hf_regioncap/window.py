@@ -11,8 +11,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from hf_regioncap.threads import Threads, start_thread
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -49,10 +51,9 @@ class Window(Generic[_In, _Out]):
         self._changed = threading.Condition()
         self._fed = False
         self._closed = False
-        self._feeder = threading.Thread(target=self._feed, name="regioncap-feed", daemon=True)
 
     def __enter__(self) -> Window[_In, _Out]:
-        self._feeder.start()
+        start_thread(self._feed, "regioncap-feed")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +75,7 @@ class Window(Generic[_In, _Out]):
 
     def _feed(self) -> None:
         try:
-            with ThreadPoolExecutor(DRAWING_THREADS, "regioncap-draw") as pool:
+            with Threads(DRAWING_THREADS, "regioncap-draw") as pool:
                 for item in self._items:
                     self._ahead.acquire()
                     self._active.acquire()
@@ -82,8 +83,8 @@ class Window(Generic[_In, _Out]):
                         break
                     result: Future[_Out] = Future()
                     result.add_done_callback(lambda _: self._active.release())
-                    self._put(result)
                     pool.submit(self._run, item, result)
+                    self._put(result)  # then: what was not begun would be waited for in vain
         except BaseException as error:  # whatever the items raise reaches whoever takes results
             failed: Future[_Out] = Future()
             failed.set_exception(error)

@@ -401,6 +401,20 @@ def raising(image: Any) -> Any:
     raise ZeroDivisionError("no detector")
 
 
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_what_propose_raises_is_its_rows_affair(
+    error: type[BaseException], make_dataset: Any
+) -> None:
+    def propose(image: Any) -> Any:
+        raise error("mine")
+
+    table = make_dataset(3, regions=0).with_format("arrow")[:]
+    options: dict[str, Any] = {"base_url": "offline", "answer_store": None, "propose": propose}
+    for row in add_region_captions(table, **options).to_pylist():
+        assert row["answer_status"] == "no_boxes"
+        assert row["answer_error"] == f"propose raised {error.__name__}: mine"
+
+
 def test_why_propose_raised_is_all_that_the_chain_loses(make_dataset: Any) -> None:
     (row,) = stored(make_dataset(1, regions=0))
     options: dict[str, Any] = {"base_url": "offline", "propose": raising}
