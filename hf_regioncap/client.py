@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from hf_regioncap import limits, rejections, verdict, wire
 from hf_regioncap.dialogue import Ask, Heard, Outcome, Tokens, read_answer
@@ -28,6 +28,7 @@ from hf_regioncap.options import Parse
 from hf_regioncap.response import Completion, read_completion
 from hf_regioncap.store import AnswerStore, StoredAnswer
 from hf_regioncap.store_file import GROUP_SECONDS
+from hf_regioncap.threads import Threads, start_thread
 from hf_regioncap.transport import BadBody, Reply, failed, set_up
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 Dialogue = Generator[Ask, Heard, Outcome]
 
@@ -192,6 +194,7 @@ class Run:
         self._saved_at = 0.0
         self._leaving: asyncio.Task[None] | None = None
         self._home = _home()
+        self._own = Threads(1, "regioncap-parse")  # for the user's callable
         import openai  # noqa: F401  # beside threads that draw it would take half as long again
 
         if store is not None:
@@ -271,12 +274,25 @@ class Run:
 
     async def _hear(self, line: Line, ask: Ask, key: str) -> Heard:
         """The stored answer if it serves, else the endpoint's."""
-        stored, paid = hear_from_store(self._store, ask, key, self._parse)
+        stored, paid = await self._aside(hear_from_store, self._store, ask, key, self._parse)
         if stored is not None:
             self.tally.from_store += 1
             return stored
         heard = await self._ask_endpoint(line, ask, key)
-        return replace(heard, paid=paid + heard.paid, new=heard.paid)
+        reading = heard.reading
+        if heard.completion is not None and reading is None:
+            regions = ask.question.regions
+            reading = await self._aside(read_answer, heard.completion, regions, self._parse)
+        return replace(heard, paid=paid + heard.paid, new=heard.paid, reading=reading)
+
+    async def _aside(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call what may call the user's `parse`: that may take long, so it has its own thread.
+
+        One thread, as it need not be safe in several.
+        """
+        if self._parse is None:
+            return call(*args, **kwargs)
+        return await asyncio.wrap_future(self._own.submit(call, *args, **kwargs))
 
     async def _ask_endpoint(self, line: Line, ask: Ask, key: str) -> Heard:
         """One loop for every retry that has to do with the network or the endpoint's state."""
@@ -401,7 +417,9 @@ class Run:
         self.tally.prompt_tokens += tokens[0] or 0
         self.tally.completion_tokens += tokens[1] or 0
         self.tally.unknown_usage += None in tokens
-        reading = read_answer(completion, ask.question.regions, self._parse)
+        regions = ask.question.regions
+        # What the user's parser makes of it is found out when it is on disk: whatever that does.
+        reading = read_answer(completion, regions, _taken_whole if self._parse else None)
         if self._store is not None:
             answer = StoredAnswer(
                 status=reading.status,
@@ -413,7 +431,7 @@ class Run:
                 created=time.time(),
             )
             await self._save(key, answer)
-        return Heard(completion, (tokens,), reading=reading)
+        return Heard(completion, (tokens,), reading=None if self._parse else reading)
 
     async def _save(self, key: str, answer: StoredAnswer) -> None:
         """Commit together with what else arrives while the last commit is under way."""
@@ -485,11 +503,13 @@ def hear_from_store(
 
     Whether an answer serves is judged anew: the parser may have learned since, and refused, cut
     or unreadable ones are kept only as evidence; but the whole captions of a cut one, which were
-    paid for, are added to the answer that serves.
+    paid for, are added to the answer that serves. One at which the user's parser fails is kept for
+    a mended parser: asking again would be paid, and fail again.
     """
     past = store.get(key) if store is not None else []
     paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past) or ask.paid
     serves: Heard | None = None
+    unread: Heard | None = None
     captions: dict[int, str] = {}
     for answer in [] if ask.fresh else past:
         completion = read_completion(answer.raw)
@@ -499,7 +519,14 @@ def hear_from_store(
             serves = Heard(completion, paid, reading=whole)
         elif reading.status == "api_truncated":
             captions |= reading.captions
-    return serves, paid
+        elif reading.raised:
+            unread = Heard(completion, paid, reading=reading)
+    return serves or unread, paid
+
+
+def _taken_whole(text: str, regions: Sequence[int]) -> dict[int, str]:
+    """Stands for a user's parser where only the answer as such is judged."""
+    return dict.fromkeys(regions, text)
 
 
 class Budget(Protocol):
@@ -529,8 +556,19 @@ class _Home:
     def __init__(self) -> None:
         self.pid, self.parent = os.getpid(), os.getppid()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(Threads(8, "regioncap-io"))
         self._lines: dict[Endpoint, Line] = {}
-        threading.Thread(target=self._loop.run_forever, name="regioncap", daemon=True).start()
+        try:
+            start_thread(self._run, "regioncap")
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def _run(self) -> None:
+        """Run the loop for ever: of what would end it, the one that has raised it is told."""
+        while True:
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self._loop.run_forever()
 
     def start(self, task: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)

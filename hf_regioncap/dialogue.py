@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
+from hf_regioncap.errors import is_interrupt
 from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
@@ -39,7 +40,8 @@ class Reading:
     status: str
     captions: dict[int, str] = field(default_factory=dict)
     reason: str | None = None
-    final: bool = False  # asking again could not help
+    final: bool = False  # asking again at once could not help
+    raised: bool = False  # the user's parser failed: what the text is worth is not known yet
 
 
 def read_answer(
@@ -67,9 +69,11 @@ def read_answer(
         return Reading("api_refused", reason=f"refused: {redact(text)}")
     try:
         captions = _captions(text, regions, end in ("cut", "other"), parse)
-    except Exception as error:  # a user's parser may raise anything; the row keeps the reason
+    except BaseException as error:  # a user's parser may raise anything; the row keeps the reason
+        if is_interrupt(error):
+            raise
         words = f"parse raised {type(error).__name__}: {error}"
-        return Reading("api_bad_answer", reason=redact(words), final=True)
+        return Reading("api_bad_answer", reason=redact(words), final=True, raised=True)
     if set(regions) <= set(captions):
         return Reading("ok", captions)
     if end == "cut":
@@ -77,8 +81,9 @@ def read_answer(
     words = f"the endpoint stopped with finish_reason {completion.finish_reason!r}"
     told = redact(words) if end == "other" else None
     if not captions:
+        final = parse is not None and told is None
         told = told or "no caption could be read out of the answer"
-        return Reading("api_bad_answer", reason=told)
+        return Reading("api_bad_answer", reason=told, final=final)
     return Reading("ok", captions, told)
 
 

@@ -22,6 +22,7 @@ from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
 from hf_regioncap.errors import EndpointError, StoreError
+from hf_regioncap.options import Parse
 from hf_regioncap.questions import Question
 from hf_regioncap.store import AnswerStore
 from hf_regioncap.transport import Reply
@@ -185,6 +186,75 @@ def test_inside_a_running_loop_and_beside_it(endpoint: Endpoint) -> None:
     assert asyncio.run(blocking())
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("regioncap") == 1
+
+
+# What the user's parser does
+
+
+def parsed(run: Run, numbers: Sequence[int], parse: Parse) -> list[Future[list[Outcome]]]:
+    return [run.submit([follow_up(question(n), reask=1, parse=parse)]) for n in numbers]
+
+
+@pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_parser_that_fails_is_its_rows_affair_and_is_paid_once(
+    error: type[BaseException], store: AnswerStore, endpoint: Endpoint
+) -> None:
+    def fail(answer: str, regions: Sequence[int]) -> dict[int, str]:
+        raise error("mine")
+
+    for _ in range(2):  # the answer is stored: asking again would be paid, and fail again
+        run = Run(where(endpoint), store=store, parse=fail)
+        for outcome in outcomes(parsed(run, range(3), fail)):
+            assert outcome.status == "api_bad_answer"
+            assert outcome.reason is not None
+            assert outcome.reason.startswith(f"parse raised {error.__name__}: ")
+        assert endpoint.count == 3
+    mended = Run(where(endpoint), store=store)
+    asked = [submit(mended, question(n)) for n in range(3)]
+    assert {outcome.status for outcome in outcomes(asked)} == {"ok"}
+    assert endpoint.count == 3
+
+
+def test_a_parser_that_finds_nothing_is_asked_for_once_a_run(
+    store: AnswerStore, endpoint: Endpoint
+) -> None:
+    for runs in (1, 2):  # here another answer may help, so a new run asks anew
+        run = Run(where(endpoint), store=store, parse=lambda answer, regions: {})
+        [outcome] = outcomes(parsed(run, [0], run._parse))
+        assert outcome.status == "api_bad_answer"
+        assert endpoint.count == runs
+
+
+def test_a_slow_parser_holds_up_no_request_and_no_answer(store: AnswerStore) -> None:
+    """All answers are on disk while the first is still being read."""
+    release, threads = threading.Event(), set()
+
+    def slow(answer: str, regions: Sequence[int]) -> dict[int, str]:
+        threads.add(threading.current_thread().name)
+        assert release.wait(200)
+        return dict.fromkeys(regions, answer)
+
+    with Endpoint() as endpoint:
+        run = Run(where(endpoint, concurrency=2), store=store, parse=slow)
+        asked = parsed(run, range(12), slow)
+        beside = Run(where(endpoint), store=store)
+        assert outcomes([submit(beside, question(99))])[0].status == "ok"
+        while store.summary().answers < 13:  # the test's own bound ends this
+            time.sleep(0.01)
+        assert not any(each.done() for each in asked)
+        release.set()
+        assert {outcome.status for outcome in outcomes(asked)} == {"ok"}
+        assert endpoint.count == 13
+    assert threads == {"regioncap-parse_0"}  # one, as it need not be safe in several
+
+
+def test_the_loop_outlives_what_would_end_it(endpoint: Endpoint) -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        client._home().start(leave()).result(60)
+    assert outcomes([submit(Run(where(endpoint)), question(0))])[0].status == "ok"
 
 
 # What a reply means

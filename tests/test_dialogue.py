@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -154,14 +156,30 @@ def test_a_users_parser(found: Any, status: str, captions: dict[int, str]) -> No
     assert asked == [("some text", [1, 2])]
 
 
-def test_a_parser_that_raises_is_told_and_not_tried_again() -> None:
+@pytest.mark.parametrize(
+    "error", [KeyError, SystemExit, GeneratorExit, asyncio.CancelledError, pytest.exit.Exception]
+)
+def test_a_parser_that_raises_is_told_and_not_tried_again(error: type[BaseException]) -> None:
     def parse(answer: str, regions: Sequence[int]) -> dict[int, str]:
-        raise KeyError("sk-abcdefghijkl")
+        raise error("sk-abcdefghijkl")
 
     reading = read_answer(Completion(text="some text"), (1,), parse)
     assert reading.status == "api_bad_answer"
     assert reading.final
-    assert reading.reason == "parse raised KeyError: '[key]'"
+    assert reading.raised
+    quote = "'" if error is KeyError else ""
+    assert reading.reason == f"parse raised {error.__name__}: {quote}[key]{quote}"
+
+
+def test_ctrl_c_is_not_the_parsers_in_the_main_thread() -> None:
+    def parse(answer: str, regions: Sequence[int]) -> dict[int, str]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_answer(Completion(text="some text"), (1,), parse)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(read_answer, Completion(text="some text"), (1,), parse)
+        assert read.result(60).raised
 
 
 # --- dialogues --------------------------------------------------------------------------------
