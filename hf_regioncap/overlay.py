@@ -18,6 +18,7 @@ picture needs:
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
@@ -328,6 +329,17 @@ _FONT_LOCK = threading.Lock()  # a FreeType face must not be used by two threads
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
+
+
+def _forget_fonts() -> None:
+    """In a forked child: a thread of the parent may have been in the middle of a number."""
+    global _FONT_LOCK
+    _FONT_LOCK = threading.Lock()
+    _font.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget_fonts)
 
 
 @lru_cache(maxsize=512)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -61,13 +60,21 @@ class Question:
         """The bound of the answer: the user's, or room for a paragraph about each region."""
         return self.max_tokens or 256 + 192 * len(self.regions)
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
         """A hash of everything that changes the answer, images included, and of nothing else.
 
         Not in it: where the endpoint lies, the key, retries, timeouts, the length limit, and how
         the endpoint wants things said.
         """
+        # Kept by hand: until Python 3.12 a cached_property has one lock for all threads, which a
+        # child that is forked meanwhile would find locked for ever.
+        known = self.__dict__
+        if "_key" not in known:
+            known["_key"] = self._hashed()
+        return str(known["_key"])
+
+    def _hashed(self) -> str:
         asked = {
             "version": _KEY_VERSION,
             "model": self.model,

@@ -4,7 +4,6 @@ import base64
 import http.client
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -12,8 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import pytest
+from forks import forks, in_a_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -669,23 +668,7 @@ with ThreadPoolExecutor(16) as pool:
 """
 
 
-def in_a_fork(work: Callable[[], None]) -> int:
-    """Run something in a forked child; its exit status, 0 if nothing was raised."""
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)  # a child that hangs on a lock of its parent's ends, and fails
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@forks
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_starts_its_own() -> None:
     ours = serve()

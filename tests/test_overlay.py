@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from forks import forks, in_a_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -649,3 +651,25 @@ def test_wrong_context_is_refused(context: float) -> None:
 def test_wrong_box_is_refused(box: list[object]) -> None:
     with pytest.raises(OptionError, match="xyxy_one must be four finite numbers"):
         crop_region(photo(20, 20), box)  # type: ignore[arg-type]
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_number_is_drawn_can_draw() -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with overlay._FONT_LOCK:
+            held.set()
+            release.wait(200)
+
+    size = {"label_size": 37}  # one that no other test has drawn
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        held.wait(60)
+        try:
+            assert in_a_fork(lambda: draw_regions(photo(), TWO, mark=size)) == 0
+        finally:
+            release.set()
+            holding.result(60)
+    draw_regions(photo(), TWO, mark=size)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import forks, in_a_fork
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,3 +141,29 @@ def test_instructions_carry_style_language_and_view(form: str) -> None:
     assert "noun phrase" in text
     assert "Write in Thai." in text
     assert "crop" in text
+
+
+class Slow:
+    """Something in a question that takes long to be hashed."""
+
+    def __init__(self) -> None:
+        self.begun, self.release = threading.Event(), threading.Event()
+
+    def __repr__(self) -> str:
+        self.begun.set()
+        self.release.wait(200)
+        return "slow"
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_key_is_made_can_make_one() -> None:
+    slow = Slow()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(lambda: replace(ASKED, extra_body={"slow": slow}).key)
+        slow.begun.wait(60)
+        try:
+            assert in_a_fork(lambda: replace(ASKED, text="In the child.").key) == 0
+        finally:
+            slow.release.set()
+        assert len(made.result(60)) == 64
