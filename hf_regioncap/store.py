@@ -36,11 +36,9 @@ from hf_regioncap.store_table import (
     CHUNK,
     INSERT_NEW,
     Row,
-    all_rows,
     digest_of,
     fetch,
     is_whole,
-    proven_rows,
     rows_of,
     storable,
     write_rows,
@@ -224,10 +222,10 @@ class AnswerStore:
             with self._file.lease(self._patience, readonly=True) as connection:
                 for (line,) in fetch(connection, self._patience, "PRAGMA integrity_check"):
                     problems += [] if line == "ok" else line.splitlines()
-                for row_id, row in all_rows(self.path, connection, self._patience):
-                    proven = is_whole(row)
-                    whole += proven
-                    problems += [] if proven else [f"row {row_id} does not match its digest"]
+            for row_id, row in self._file.all_rows(self._patience):
+                proven = is_whole(row)
+                whole += proven
+                problems += [] if proven else [f"row {row_id} does not match its digest"]
         except DamagedError as error:
             problems.append(str(error))
         return StoreCheck(whole, tuple(problems))
@@ -238,9 +236,7 @@ class AnswerStore:
         `raw` is text. Where a body holds lone surrogates, which Parquet cannot, they are replaced
         there and `raw_bytes` has the exact text (UTF-8, surrogates passed through).
         """
-        with self._file.lease(self._patience, readonly=True) as connection:
-            rows = proven_rows(self.path, connection, self._patience)
-            return write_parquet(Path(path), rows)
+        return write_parquet(Path(path), self._file.proven_rows(self._patience))
 
     def merge(self, other: str | os.PathLike[str]) -> int:
         """Add the answers of another store, or of an exported Parquet file; return how many.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hf_regioncap.errors import StoreError
-from hf_regioncap.store_errors import patiently, store_error
+from hf_regioncap.store_errors import damaged, patiently, store_error
 from hf_regioncap.store_opening import (
     BUSY_SECONDS,
     Inode,
@@ -27,7 +27,7 @@ from hf_regioncap.store_opening import (
     use_journal,
     wal,
 )
-from hf_regioncap.store_table import INSERT, Row, write_rows
+from hf_regioncap.store_table import INSERT, Row, is_whole, rows_after, write_rows
 
 #: So long after a commit the next one waits for company: at most a hundred commits a second.
 GROUP_SECONDS = 0.010
@@ -93,6 +93,31 @@ class StoreFile:
             raise store_error(self.path, error, patience) from error
         finally:
             self._give_back(connection, keep)
+
+    def all_rows(self, patience: float) -> Iterator[tuple[int, Row]]:
+        """Every (id, row) of a file that exists.
+
+        Each some hundred are read on a lease of their own: whoever takes the rows may write them
+        to another file, which a fork that waits for this one would not let be used.
+        """
+        last = 0
+        while True:
+            with self.lease(patience, readonly=True) as connection:
+                rows = rows_after(connection, patience, last)
+            if not rows:
+                return
+            if rows[-1][0] <= last:
+                raise damaged(self.path, f"row {rows[-1][0]} is out of order")
+            for row_id, *row in rows:
+                yield row_id, tuple(row)
+            last = rows[-1][0]
+
+    def proven_rows(self, patience: float) -> Iterator[Row]:
+        """Every row; raises where one does not match its digest."""
+        for row_id, row in self.all_rows(patience):
+            if not is_whole(row):
+                raise damaged(self.path, f"row {row_id} does not match its digest")
+            yield row
 
     def _take(self, patience: float, readonly: bool) -> sqlite3.Connection:
         with self.changed:

@@ -12,7 +12,7 @@ from hf_regioncap.store_errors import DamagedError
 from hf_regioncap.store_file import shared_file
 from hf_regioncap.store_opening import first_bytes, size_of, wal
 from hf_regioncap.store_parquet import read_parquet
-from hf_regioncap.store_table import CHUNK, Row, in_chunks, is_whole, proven_rows
+from hf_regioncap.store_table import CHUNK, Row, in_chunks, is_whole
 
 
 class Source:
@@ -32,9 +32,7 @@ class Source:
             yield from self._exported()
             return
         try:
-            with self._file.lease(self._patience, readonly=True) as connection:
-                rows = proven_rows(self.path, connection, self._patience)
-                yield from in_chunks(rows, CHUNK)
+            yield from in_chunks(self._file.proven_rows(self._patience), CHUNK)
         except DamagedError as error:
             yield from self._damaged(error)
 

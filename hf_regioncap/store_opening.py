@@ -25,6 +25,7 @@ Inode: TypeAlias = tuple[int, int]
 
 def first_connection(path: Path) -> tuple[str, sqlite3.Connection]:
     """Create the file if need be, find out which journal works here, and write with it."""
+    _create_private(path)
     refusal: sqlite3.OperationalError | None = None
     if not _on_network(path):
         try:
@@ -40,6 +41,16 @@ def first_connection(path: Path) -> tuple[str, sqlite3.Connection]:
         raise refusal or error from None
     logger.info("no write-ahead log for the answer store in %s: rollback journal", path.parent)
     return "TRUNCATE", connection
+
+
+def _create_private(path: Path) -> None:
+    """Make a file that only its owner may read; SQLite gives the files beside it the same mode.
+
+    A file that exists is not opened, as closing it would drop this process's locks on it, and its
+    mode is left to whoever has set it.
+    """
+    with contextlib.suppress(OSError):  # where it cannot be made SQLite says why
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _connect_and_write(path: Path, journal: str) -> sqlite3.Connection:

@@ -6,11 +6,10 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_regioncap.salvage import PAGE_SIZE
-from hf_regioncap.store_errors import damaged, patiently
+from hf_regioncap.store_errors import patiently
 
 APPLICATION_ID = 0x52434150  # "RCAP", in the header of every store
 VERSION = 1
@@ -77,26 +76,10 @@ def rows_of(connection: sqlite3.Connection, patience: float, keys: Sequence[byte
     return fetch(connection, patience, sql, keys)
 
 
-def all_rows(
-    path: Path, connection: sqlite3.Connection, patience: float
-) -> Iterator[tuple[int, Row]]:
-    """Every (id, row), read in short transactions, so that writers' logs can be folded in."""
+def rows_after(connection: sqlite3.Connection, patience: float, last: int) -> list[Row]:
+    """Read the next rows by id, each with its id before its fields."""
     sql = f"SELECT id, {COLUMNS} FROM answers WHERE id > ? ORDER BY id LIMIT {CHUNK}"
-    last = 0
-    while rows := fetch(connection, patience, sql, (last,)):
-        if rows[-1][0] <= last:
-            raise damaged(path, f"row {rows[-1][0]} is out of order")
-        for row_id, *row in rows:
-            yield row_id, tuple(row)
-        last = rows[-1][0]
-
-
-def proven_rows(path: Path, connection: sqlite3.Connection, patience: float) -> Iterator[Row]:
-    """Every row; raises where one does not match its digest."""
-    for row_id, row in all_rows(path, connection, patience):
-        if not is_whole(row):
-            raise damaged(path, f"row {row_id} does not match its digest")
-        yield row
+    return fetch(connection, patience, sql, (last,))
 
 
 def in_chunks(rows: Iterable[Row], max_rows: int) -> Iterator[list[Row]]:

@@ -9,6 +9,7 @@ import pickle
 import random
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_writer import answer_of, key_of  # the child's own questions and answers
 
+from hf_regioncap import store_opening
 from hf_regioncap.errors import OptionError, StoreError
 from hf_regioncap.store import AnswerStore, StoredAnswer, default_store_path
 from hf_regioncap.store_cli import store_cli
+from hf_regioncap.store_merge import Source
 
 WRITER = Path(__file__).with_name("store_writer.py")
 PAGE = 1024
@@ -407,6 +410,31 @@ def test_one_bad_answer_does_not_take_its_neighbours_along(store: AnswerStore) -
     assert numbers_in(store, range(100)) == set(range(20))
 
 
+# Who may read it.
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+@pytest.mark.parametrize("journal", ["WAL", "TRUNCATE"])
+def test_only_its_owner_may_read_what_is_made(
+    journal: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_opening, "_on_network", lambda _: journal == "TRUNCATE")
+    before = os.umask(0o022)
+    try:
+        store = AnswerStore(path)
+        fill(store, range(3))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        assert len(modes) >= 2  # the file and its journal
+        assert set(modes.values()) == {0o600}
+        store.close()
+        path.chmod(0o640)  # the owner's own wish stays
+        fill(store, range(3, 6))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        store.close()
+    finally:
+        os.umask(before)
+
+
 # Forks.
 
 
@@ -491,6 +519,25 @@ def test_forks_in_the_midst_of_reading_and_writing(store: AnswerStore) -> None:
     expected |= {10_000 + 100 * k + n for k in range(12) for n in range(10)}
     assert numbers_in(store, range(12_000)) == expected
     assert store.verify().problems == ()
+
+
+@forks
+def test_a_fork_in_the_midst_of_a_merge(store: AnswerStore, tmp_path: Path) -> None:
+    """Neither waits for the other: a merge holds no connection while it writes to another file."""
+    other = AnswerStore(tmp_path / "other.sqlite")
+    fill(other, range(1000))
+    fill(store, range(3))
+    chunks = Source(other.path, 20).chunks()
+    taken = len(next(chunks))
+    assert 0 < taken < 1000
+    forked = threading.Thread(target=lambda: ends.append(ended_well(in_child(lambda: None))))
+    ends: list[bool] = []
+    forked.start()
+    forked.join(100)
+    assert ends == [True]
+    assert taken + sum(map(len, chunks)) == 1000
+    assert store.merge(other.path) == 997
+    other.close()
 
 
 @forks
