@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_regioncap import verdict, wire
-from hf_regioncap.client import Run, Tally
+from hf_regioncap.client import Run, Tally, _home
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
@@ -253,7 +253,7 @@ def test_the_loop_outlives_what_would_end_it(endpoint: Endpoint) -> None:
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        client._home().start(leave()).result(60)
+        _home().start(leave()).result(60)
     assert outcomes([submit(Run(where(endpoint)), question(0))])[0].status == "ok"
 
 
