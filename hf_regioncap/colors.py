@@ -22,6 +22,8 @@ _TO_LMS = np.array(
         [0.0883024619, 0.2817188376, 0.6299787005],
     ]
 )
+#: What each 8-bit value of red, green and blue adds to LMS, (3, 256, 3).
+_LMS_OF = np.einsum("v,lc->cvl", LINEAR, _TO_LMS)
 _TO_LAB = np.array(
     [
         [0.2104542553, 0.7936177850, -0.0040720468],
@@ -46,12 +48,13 @@ def to_oklab(rgb: NDArray[Any]) -> Floats:
     >>> to_oklab(np.array([255, 255, 255])).round(3).tolist()
     [1.0, 0.0, 0.0]
     """
+    # einsum, not @: this may run in a forked child, where a BLAS with threads is not at home.
     if rgb.dtype == np.uint8:
-        linear = LINEAR[rgb]
+        red, green, blue = (_LMS_OF[k].take(rgb[..., k], axis=0) for k in range(3))
+        lms = red + green + blue
     else:
         value = rgb / 255.0
         linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    # einsum, not @: this may run in a forked child, where a BLAS with threads is not at home.
-    lms = np.cbrt(np.einsum("...c,lc->...l", linear, _TO_LMS))
-    oklab: Floats = np.einsum("...l,kl->...k", lms, _TO_LAB)
+        lms = np.einsum("...c,lc->...l", linear, _TO_LMS)
+    oklab: Floats = np.einsum("...l,kl->...k", np.cbrt(lms), _TO_LAB)
     return oklab

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Rect = tuple[int, int, int, int]
 Span = tuple[float, float, float, float]
 
 #: Places that touch a frame, best first. Each gives the label's left as a sum over (frame left,
@@ -34,183 +32,192 @@ _ANCHORS: tuple[tuple[tuple[float, ...], tuple[float, ...], float], ...] = (
     ((0.5, 0.5, -0.5, 0), (0, 1, -1, 0), 0.12),  # inside, bottom middle
     ((0.5, 0.5, -0.5, 0), (0.5, 0.5, -0.5, 0), 0.20),  # the center
 )
-_ANCHOR_X = np.array([anchor[0] for anchor in _ANCHORS])
-_ANCHOR_Y = np.array([anchor[1] for anchor in _ANCHORS])
-_ANCHOR_COST = np.array([anchor[2] for anchor in _ANCHORS])
-#: The place that a mark can ask for, and how gladly it is taken: the corner even where it hides a
-#: small box, as DataFlow-MM's program does, the center not.
-_WANTED = {"corner": (1, 100.0), "center": (18, 0.6)}
+_BY_COST = sorted(_ANCHORS, key=lambda anchor: anchor[2])
+#: The place that a mark can ask for, and its preference: the corner even where it hides a small
+#: box, as DataFlow-MM's program does, the center not.
+_WANTED = {"corner": (_ANCHORS[1], 100.0), "center": (_ANCHORS[18], 0.6)}
 #: What a place may cost before one further off is looked for.
-_DEAR = 0.9
+_LEADER_COST = 0.9
+#: Sixteen directions to the rim of a square, and the gaps, in label heights, at which labels are
+#: tried in them: -1 is inside the frame.
+_RING = [(x / 2, y / 2) for y in range(-2, 3) for x in range(-2, 3) if max(abs(x), abs(y)) == 2]
+_RING_GAPS = (-1.0, 0.0, 0.8, 1.6, 2.8, 4.5)
 
 
 def place_labels(
-    frames: Ints, label_wh: Ints, size_wh: tuple[int, int], *, at: str = "auto", join: int = 0
-) -> Ints:
-    """Place a label for each frame, both xyxy half open, (N, 4): in the image, none on another.
+    frames: Sequence[Rect],
+    label_wh: Sequence[tuple[int, int]],
+    size_wh: tuple[int, int],
+    *,
+    at: str = "auto",
+    join: int = 0,
+) -> list[Rect]:
+    """Place a label for each frame, both xyxy half open: in the image, none on another.
 
     Greedy, from the smallest frame up: the cheapest free place that touches the frame; if that
     would hide too much, one with a leader line. Only where the image has no free place at all do
-    labels overlap. `join` is how far a label reaches into its frame.
+    labels overlap. `join` is how far a label reaches into its frame. Frames lie in the image.
+
+    >>> place_labels([(20, 30, 80, 90)], [(12, 12)], size_wh=(100, 100))
+    [(20, 18, 32, 30)]
     """
-    scene = _Scene(clipped(frames, size_wh), label_wh.astype(np.float64), size_wh, join)
-    anchored = scene.anchored()
-    costs = scene.costs(anchored, np.arange(len(frames))) + _ANCHOR_COST
-    if at in _WANTED:
-        anchor, gladly = _WANTED[at]
-        costs[:, anchor] -= gladly
-    places = np.zeros_like(frames)
+    scene = _Scene(frames, [_inner(frame, join) for frame in frames], size_wh, join)
+    order = sorted(range(len(frames)), key=lambda k: _area(frames[k]))
+    places: dict[int, Rect] = {}
     taken: list[Span] = []
-    for k in np.argsort(areas(scene.frames), kind="stable").tolist():
-        place = scene.place(k, anchored[k], costs[k], taken)
-        places[k] = place
-        taken += [place, *along_leader(place, scene.frame(k))]
-    return places
+    for k in order:
+        places[k] = scene.place(k, label_wh[k], at, taken)
+        taken += [places[k], *along_leader(places[k], frames[k])]
+    return [places[k] for k in range(len(frames))]
+
+
+def _inner(frame: Rect, join: int) -> Span:
+    """The part of a frame that a label can hide: on a casing it hides nothing."""
+    x0, y0, x1, y1 = frame
+    margin = min(2 * join + 1, (x1 - x0) / 4, (y1 - y0) / 4)
+    return x0 + margin, y0 + margin, x1 - margin, y1 - margin
 
 
 class _Scene(NamedTuple):
-    """What labels are placed among: frames (N, 4), label sizes (N, 2), the image's size."""
+    """What labels are placed among: the frames, what of them can be hidden, the image's size."""
 
-    frames: Floats
-    label_wh: Floats
+    frames: Sequence[Rect]
+    inner: Sequence[Span]
     size_wh: tuple[int, int]
     join: int
 
-    def frame(self, k: int) -> Span:
-        return span(self.frames[k])
+    def place(self, k: int, wh: tuple[int, int], at: str, taken: list[Span]) -> Rect:
+        """The best free place for label k."""
+        best, cost = self.cheapest(k, self.touching(k, wh, at), taken)
+        if cost > _LEADER_COST:
+            further, further_cost = self.cheapest(k, sorted(self.around(k, wh), key=_first), taken)
+            best = further if further_cost < cost else best
+        return best or self.anywhere(k, wh, taken)
 
-    def rects(self, left: Floats, top: Floats, wh: Floats) -> Floats:
-        """Labels (..., 4) at these corners, moved into the image."""
-        left = np.maximum(np.minimum(np.floor(left), self.size_wh[0] - wh[..., 0]), 0)
-        top = np.maximum(np.minimum(np.floor(top), self.size_wh[1] - wh[..., 1]), 0)
-        return np.stack([left, top, left + wh[..., 0], top + wh[..., 1]], axis=-1)
+    def cheapest(
+        self, k: int, places: Iterable[tuple[float, Rect]], taken: list[Span]
+    ) -> tuple[Rect | None, float]:
+        """The cheapest of these places that is free, its leader line too, and its cost.
 
-    def anchored(self) -> Floats:
-        """All places that touch the frames, (N, A, 4)."""
-        x0, y0, x1, y1 = self.frames.T
-        width, height = self.label_wh.T
-        join = np.full(len(self.frames), float(self.join))
-        left = np.stack([x0, x1, width, join], axis=1) @ _ANCHOR_X.T
-        top = np.stack([y0, y1, height, join], axis=1) @ _ANCHOR_Y.T
-        return self.rects(left, top, self.label_wh[:, None])
+        They come with what they cost by themselves, cheapest first. What a place hides comes on
+        top, so that those that are dearer by themselves need not be looked at.
+        """
+        frame = self.frames[k]
+        best, least = None, math.inf
+        for own_cost, place in places:
+            if own_cost >= least:
+                break
+            cost = own_cost + self.hides(k, place, least - own_cost)
+            if (
+                cost < least
+                and is_free(place, taken)
+                and all(is_free(bit, taken) for bit in along_leader(place, frame))
+            ):
+                best, least = place, cost
+        return best, least
 
-    def costs(self, places: Floats, own: Ints) -> Floats:
-        """What labels at `places` (M, K, 4) of the frames `own` (M,) hide and confuse, (M, K)."""
-        rows = np.arange(len(own))
-        # A label that reaches over a frame's casing, its own or of a box next door, hides nothing.
-        sides = self.frames[:, 2:] - self.frames[:, :2]
-        margin = np.minimum(2 * self.join + 1, sides.min(axis=1) / 4)
-        inner = self.frames + margin[:, None] * [1, 1, -1, -1]
-        shared = overlap(places[:, :, None], inner)
-        covering = shared / areas(places)[:, :, None]
-        hidden = shared / areas(inner)
-        hidden[rows, :, own] *= 0.6
-        crossing = (shared > 0) & (covering < 0.999)
-        # In another region a label may be read as its number, unless that holds the own one too.
-        mistaken = np.where(_contains(self.frames, self.frames[own])[:, None], 0.0, covering)
-        cost: Floats = (8 * hidden + 0.12 * crossing + 0.1 * mistaken).sum(axis=-1)
+    def hides(self, own: int, place: Rect, enough: float) -> float:
+        """What a label of frame `own` hides and confuses; counted up to `enough`."""
+        x0, y0, x1, y1 = place
+        cost = 0.0
+        for k, (a0, b0, a1, b1) in enumerate(self.inner):
+            if x0 >= a1 or a0 >= x1 or y0 >= b1 or b0 >= y1:
+                continue
+            shared = (min(x1, a1) - max(x0, a0)) * (min(y1, b1) - max(y0, b0))
+            hidden = shared / ((a1 - a0) * (b1 - b0))
+            covering = shared / ((x1 - x0) * (y1 - y0))
+            cost += 8 * hidden * (0.6 if k == own else 1) + (0.12 if covering < 0.999 else 0)
+            # In another region a label may be read as its number, unless that holds the own one.
+            if not _contains(self.frames[k], self.frames[own]):
+                cost += 0.1 * covering
+            if cost >= enough:
+                break
         return cost
 
-    def place(self, k: int, anchored: Floats, costs: Floats, taken: list[Span]) -> Span:
-        """The best free place for label k."""
-        best, cost = self.first_free(k, anchored, costs, taken)
-        if cost > _DEAR:
-            further, further_costs = self.further(k)
-            other, other_cost = self.first_free(k, further, further_costs, taken)
-            best = other if other_cost < cost else best
-        return best or self.anywhere(k, taken)
+    def inside(self, left: float, top: float, wh: tuple[int, int]) -> Rect:
+        """A label at this corner, moved into the image."""
+        x = max(min(math.floor(left), self.size_wh[0] - wh[0]), 0)
+        y = max(min(math.floor(top), self.size_wh[1] - wh[1]), 0)
+        return x, y, x + wh[0], y + wh[1]
 
-    def first_free(
-        self, k: int, places: Floats, costs: Floats, taken: list[Span]
-    ) -> tuple[Span | None, float]:
-        """The cheapest of `places` (K, 4) that is free, its leader line too, and its cost."""
-        frame = self.frame(k)
-        for a in costs.argsort(kind="stable").tolist():
-            place = span(places[a])
-            if is_free(place, taken) and all(
-                is_free(bit, taken) for bit in along_leader(place, frame)
-            ):
-                return place, float(costs[a])
-        return None, np.inf
-
-    def further(self, k: int) -> tuple[Floats, Floats]:
-        """Places (K, 4) on rings around the frame, from just inside it on, and their costs."""
+    def touching(self, k: int, wh: tuple[int, int], at: str) -> Iterator[tuple[float, Rect]]:
+        """All places that touch the frame, the wanted one first."""
         x0, y0, x1, y1 = self.frames[k]
-        wh = self.label_wh[k]
-        gaps = np.repeat(_RING_GAPS, len(_RING))
-        steps = np.where(gaps[:, None] < 0, gaps[:, None] * wh, gaps[:, None] * wh[1])
-        half = np.array([x1 - x0 + wh[0], y1 - y0 + wh[1]]) / 2
-        reach = np.tile(_RING, (len(_RING_GAPS), 1)) * (half + steps)
-        left = (x0 + x1 - wh[0]) / 2 + reach[:, 0]
-        top = (y0 + y1 - wh[1]) / 2 + reach[:, 1]
-        places = self.rects(left, top, np.tile(wh, (len(gaps), 1)))
-        return places, self.costs_with_leader(k, places)
+        (width, height), join = wh, self.join
+        anchors = _BY_COST
+        if at in _WANTED:
+            (across, down, cost), preference = _WANTED[at]
+            anchors = [(across, down, cost - preference), *_BY_COST]
+        for (a, b, c, d), (e, f, g, h), cost in anchors:
+            left = a * x0 + b * x1 + c * width + d * join
+            top = e * y0 + f * y1 + g * height + h * join
+            yield cost, self.inside(left, top, wh)
 
-    def costs_with_leader(self, k: int, places: Floats) -> Floats:
-        """What any places (K, 4) cost label k, (K,): the further from its frame, the more."""
+    def around(self, k: int, wh: tuple[int, int]) -> Iterator[tuple[float, Rect]]:
+        """Places on rings around the frame, from just inside it on."""
         x0, y0, x1, y1 = self.frames[k]
-        across = np.maximum(x0 - places[:, 2], places[:, 0] - x1).clip(min=0)
-        down = np.maximum(y0 - places[:, 3], places[:, 1] - y1).clip(min=0)
-        away = np.hypot(across, down) / self.label_wh[k, 1]
-        leader = np.where(away > 0, 0.4 + 0.2 * away, 0.15)
-        costs: Floats = self.costs(places[None], np.array([k]))[0] + leader
-        return costs
+        half_w, half_h = (x1 - x0 + wh[0]) / 2, (y1 - y0 + wh[1]) / 2
+        for gap in _RING_GAPS:
+            step_x, step_y = (gap * wh[0], gap * wh[1]) if gap < 0 else (gap * wh[1],) * 2
+            for x, y in _RING:
+                left = (x0 + x1 - wh[0]) / 2 + x * (half_w + step_x)
+                top = (y0 + y1 - wh[1]) / 2 + y * (half_h + step_y)
+                place = self.inside(left, top, wh)
+                yield self.leader_cost(k, place), place
 
-    def anywhere(self, k: int, taken: list[Span]) -> Span:
+    def leader_cost(self, k: int, place: Rect) -> float:
+        """What a place costs by its distance from frame k."""
+        x0, y0, x1, y1 = self.frames[k]
+        across = max(x0 - place[2], place[0] - x1, 0)
+        down = max(y0 - place[3], place[1] - y1, 0)
+        away = math.hypot(across, down) / (place[3] - place[1])
+        return 0.4 + 0.2 * away if away > 0 else 0.15
+
+    def anywhere(self, k: int, wh: tuple[int, int], taken: list[Span]) -> Rect:
         """The best free place on a grid over the image, or else the one that hides least labels."""
-        wh = self.label_wh[k]
         columns, rows = (
-            np.arange(0, max(side - length, 0) + 1, max(1, length // 2))
-            for side, length in zip(self.size_wh, wh.tolist(), strict=True)
+            range(0, max(side - length, 0) + 1, max(1, length // 2))
+            for side, length in zip(self.size_wh, wh, strict=True)
         )
-        left, top = (axis.ravel() for axis in np.meshgrid(columns, rows))
-        places = self.rects(left, top, np.tile(wh, (left.size, 1)))
-        costs = self.costs_with_leader(k, places)
-        best, _cost = self.first_free(k, places, costs, taken)
+        grid = [self.inside(x, y, wh) for y in rows for x in columns]
+        places = [(self.leader_cost(k, place), place) for place in grid]
+        best, _cost = self.cheapest(k, sorted(places, key=_first), taken)
         if best is not None:
             return best
-        over = overlap(places[:, None], np.array(taken).reshape(-1, 4)).sum(axis=-1)
-        return span(places[np.lexsort((costs, over))[0]])
+        return min(places, key=lambda each: (_overlap(each[1], taken), each[0]))[1]
 
 
-#: Sixteen directions to the rim of a square, and the gaps, in label heights, at which labels are
-#: tried in them: -1 is inside the frame.
-_RING = np.array(
-    [(x / 2, y / 2) for y in range(-2, 3) for x in range(-2, 3) if max(abs(x), abs(y)) == 2]
-)
-_RING_GAPS = np.array([-1.0, 0.0, 0.8, 1.6, 2.8, 4.5])
+def _first(place: tuple[float, Rect]) -> float:
+    return place[0]
 
 
-def areas(rects: Floats) -> Floats:
-    """Areas of rectangles (..., 4)."""
-    areas: Floats = (rects[..., 2] - rects[..., 0]) * (rects[..., 3] - rects[..., 1])
-    return areas
+def _area(rect: Rect) -> int:
+    return (rect[2] - rect[0]) * (rect[3] - rect[1])
 
 
-def overlap(a: Floats, b: Floats) -> Floats:
-    """Shared area of rectangles (..., 4), broadcast against each other."""
-    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
-    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
-    shared: Floats = np.maximum(width, 0) * np.maximum(height, 0)
-    return shared
+def _overlap(rect: Rect, taken: list[Span]) -> float:
+    """The area that a rectangle shares with those that are taken."""
+    x0, y0, x1, y1 = rect
+    return sum(
+        max(min(x1, a1) - max(x0, a0), 0) * max(min(y1, b1) - max(y0, b0), 0)
+        for a0, b0, a1, b1 in taken
+    )
 
 
-def _contains(outer: Floats, inner: Floats) -> NDArray[np.bool_]:
-    """Whether each of `inner` (M, 4) lies in each of `outer` (N, 4), (M, N)."""
-    sign = np.array([1, 1, -1, -1])
-    held: NDArray[np.bool_] = ((inner * sign)[:, None] >= outer * sign).all(axis=-1)
-    return held
+def _contains(outer: Rect, inner: Rect) -> bool:
+    return (
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and outer[2] >= inner[2]
+        and outer[3] >= inner[3]
+    )
 
 
-def clipped(rects: Ints, size_wh: tuple[int, int]) -> Floats:
-    """Rectangles (N, 4) cut to the image."""
-    return rects.clip(0, [*size_wh, *size_wh]).astype(np.float64)
-
-
-def span(rect: Floats) -> Span:
-    """One rectangle as plain numbers."""
-    x0, y0, x1, y1 = rect.tolist()
-    return x0, y0, x1, y1
+def clipped(rect: Rect, size_wh: tuple[int, int]) -> Rect:
+    """A rectangle cut to the image."""
+    x0, y0, x1, y1 = rect
+    width, height = size_wh
+    return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
 
 
 def is_free(rect: Span, taken: list[Span]) -> bool:
@@ -238,6 +245,7 @@ def along_leader(label: Span, frame: Span) -> list[Span]:
         return []
     x, y, to_x, to_y = line
     half = (label[3] - label[1]) / 8
-    steps = np.linspace(0, 1, max(2, int(np.hypot(to_x - x, to_y - y) / (2 * half)))).tolist()
+    count = max(2, int(math.hypot(to_x - x, to_y - y) / (2 * half)))
+    steps = [step / (count - 1) for step in range(count)]
     centers = [(x + (to_x - x) * step, y + (to_y - y) * step) for step in steps]
     return [(cx - half, cy - half, cx + half, cy + half) for cx, cy in centers]

@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from hf_regioncap.colors import LINEAR, Color, Floats, parse_color, to_oklab
 from hf_regioncap.errors import OptionError
-from hf_regioncap.labels import Ints, Span, clipped, leader, place_labels, span
+from hf_regioncap.labels import clipped, leader, place_labels
 from hf_regioncap.marks import Mark, resolve_mark
 
 Rect = tuple[int, int, int, int]
@@ -82,7 +82,7 @@ def draw_regions_on(
     for k in sorted(range(len(boxes)), key=lambda k: -area(boxes[k])):
         _draw_frame(draw, frames[k], mark.shape, colors[k])
     if mark.label != "none":
-        _draw_labels(draw, frames, colors, mark)
+        _draw_labels(canvas, frames, colors, mark)
     return canvas
 
 
@@ -152,6 +152,12 @@ def _palette(colors: tuple[str, ...]) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=256)
+def _ink(color: Color) -> int:
+    """A colour as Pillow's drawing core takes it."""
+    return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).draw.draw_ink(color))
+
+
+@lru_cache(maxsize=256)
 def _contrast(color: Color) -> Color:
     """Black or white, whichever has the higher WCAG 2 contrast with `color`."""
     luminance = float(LINEAR[list(color)] @ [0.2126, 0.7152, 0.0722])
@@ -178,20 +184,23 @@ def _choose_colors(
         return colors[:1] * len(boxes)
     palette, alike = _palette(colors)
     xyxy = np.array(boxes, dtype=np.float64)
-    stands_out = np.minimum(_apart(_under_edges(canvas, xyxy), palette) / 0.35, 1).mean(axis=1)
+    under = _under_edges(canvas, xyxy)
+    stands_out = np.minimum(_apart(palette, under.reshape(-1, 3)) / 0.35, 1)
+    stands_out = np.add.reduce(stands_out.reshape(-1, *under.shape[:2]), axis=2) / under.shape[1]
     # Rounded, so that two machines' last digits don't choose differently.
-    merit = np.round(stands_out, 4) - 0.01 * np.arange(len(colors))
-    near = _nearness(xyxy, scale_of(canvas.size))
+    merit = np.round(stands_out, 4).T.copy()
+    merit -= 0.01 * np.arange(len(colors))
+    near = _nearness(xyxy, scale_of(canvas.size))[:, :, None]
     chosen: list[int] = []
     for k in range(len(boxes)):
         chosen.append(int(merit[k].argmax()))
-        merit -= near[k][:, None] * alike[chosen[k]]
+        merit -= near[k] * alike[chosen[k]]
     return tuple(colors[index] for index in chosen)
 
 
-def _apart(lab: Floats, palette: Floats) -> Floats:
-    """Distances of colours (..., 3) from those of a palette (P, 3), (..., P)."""
-    squares = (lab**2).sum(axis=-1)[..., None] + (palette**2).sum(axis=-1) - 2 * lab @ palette.T
+def _apart(a: Floats, b: Floats) -> Floats:
+    """Distances of colours (M, 3) from colours (N, 3), (M, N)."""
+    squares = np.add.reduce(a**2, axis=1)[:, None] + np.add.reduce(b**2, axis=1) - 2 * a @ b.T
     apart: Floats = np.sqrt(np.maximum(squares, 0))
     return apart
 
@@ -200,19 +209,19 @@ def _under_edges(canvas: Image.Image, xyxy: Floats) -> Floats:
     """Look at the picture under each box's edges, OKLab (N, 48, 3), in a thumbnail."""
     shrink = min(1.0, 160 / max(canvas.size))
     width, height = (max(1, round(side * shrink)) for side in canvas.size)
-    thumbnail = canvas.resize((width, height), Image.Resampling.NEAREST).convert("RGB")
+    thumbnail = canvas.resize((width, height), Image.Resampling.NEAREST)
+    pixels = np.asarray(thumbnail if thumbnail.mode == "RGB" else thumbnail.convert("RGB"))
     points = xyxy[:, None, :2] + (xyxy[:, None, 2:] - xyxy[:, None, :2]) * _EDGE_POINTS
-    grid = (points * [width / canvas.width, height / canvas.height]).astype(int)
-    return to_oklab(
-        np.asarray(thumbnail)[grid[..., 1].clip(max=height - 1), grid[..., 0].clip(max=width - 1)]
-    )
+    grid = (points * (width / canvas.width, height / canvas.height)).astype(np.intp)
+    grid = np.minimum(grid, (width - 1, height - 1))
+    return to_oklab(pixels[grid[..., 1], grid[..., 0]])
 
 
 def _nearness(xyxy: Floats, scale: float) -> Floats:
     """How much two boxes are neighbours (N, N): 1 where they touch, less with the gap between."""
     low, high = xyxy[:, :2], xyxy[:, 2:]
-    gap = np.maximum(low[:, None] - high, low - high[:, None]).clip(min=0).max(axis=-1)
-    near: Floats = np.round(0.1 + 0.9 * np.exp(-gap / (0.08 * scale)), 4)
+    gap = np.maximum(low[:, None] - high, low - high[:, None]).max(axis=-1)
+    near: Floats = np.round(0.1 + 0.9 * np.exp(np.maximum(gap, 0) / (-0.08 * scale)), 4)
     return near
 
 
@@ -296,12 +305,15 @@ def _draw_frame(draw: ImageDraw.ImageDraw, frame: _Frame, shape: str, color: Col
     """Draw the casing, and the line on it."""
     line, casing = frame.stroke
     coats = [(0, frame.stroke.band, _contrast(color)), (casing, line, color)]
-    for inset, width, ink in coats if casing else coats[1:]:
+    for inset, width, color_of_coat in coats if casing else coats[1:]:
+        # ImageDraw's own methods look the colour up anew for each line, which takes longer than
+        # the line.
+        ink = _ink(color_of_coat)
         if shape == "corners":
             for bar in _corners(frame):
-                draw.rectangle(_inset(bar, inset), fill=ink)
+                draw.draw.draw_rectangle(_inset(bar, inset), ink, 1)
         elif shape != "none":
-            draw.rectangle(_inset(frame.rect, inset), outline=ink, width=width)
+            draw.draw.draw_rectangle(_inset(frame.rect, inset), ink, 0, width)
 
 
 def _inset(rect: Rect, by: int) -> Rect:
@@ -361,54 +373,54 @@ def _label_size(mark: Mark, count: int, size_wh: tuple[int, int]) -> int:
 
 
 def _draw_labels(
-    draw: ImageDraw.ImageDraw, frames: list[_Frame], colors: list[Color], mark: Mark
+    canvas: Image.Image, frames: list[_Frame], colors: list[Color], mark: Mark
 ) -> None:
     """Number the frames 1..N; on images too small for any legible digit, don't."""
-    size_wh = draw.im.size
-    size = _label_size(mark, len(frames), size_wh)
+    size = _label_size(mark, len(frames), canvas.size)
     if size < 6:
         return
-    digits = [_digits(str(k), size) for k in range(1, len(frames) + 1)]
     rim = max(1, round(size / 20)) if mark.casing else 0
-    label_wh = _label_wh(digits, size, rim)
-    rects = np.array([frame.rect for frame in frames])
+    label_wh = _label_wh(len(frames), size, rim)
+    rects = [clipped(frame.rect, canvas.size) for frame in frames]
     join = frames[0].stroke.casing if mark.shape != "none" else 0
-    places = place_labels(rects, label_wh, size_wh, at=mark.label_at, join=join)
-    labels = [(x0, y0, x1, y1) for x0, y0, x1, y1 in places.tolist()]
-    for rect, frame, label, color in zip(
-        clipped(rects, size_wh), frames, labels, colors, strict=True
-    ):
-        _draw_leader(draw, label, span(rect), color, frame.stroke)
-    for k, (label, color) in enumerate(zip(labels, colors, strict=True)):
-        _draw_label(draw, label, str(k + 1), size, color, rim, mark.label)
+    labels = place_labels(rects, label_wh, canvas.size, at=mark.label_at, join=join)
+    for rect, frame, label, color in zip(rects, frames, labels, colors, strict=True):
+        _draw_leader(canvas, label, rect, color, frame.stroke)
+    for k, (label, color) in enumerate(zip(labels, colors, strict=True), start=1):
+        if mark.label == "text":
+            _draw_text(canvas, label, str(k), size, color)
+        else:
+            on = color if mark.label == "plate" else None
+            canvas.im.paste(_plate(str(k), size, label_wh[k - 1], on, rim).im, label)
 
 
-def _label_wh(digits: list[Image.Image], size: int, rim: int) -> Ints:
+@lru_cache(maxsize=128)
+def _label_wh(count: int, size: int, rim: int) -> tuple[tuple[int, int], ...]:
     """Plate sizes (N, 2): of one height, at least square, the digits padded by 2 pixels or more."""
+    digits = [_digits(str(k), size) for k in range(1, count + 1)]
     height = max(mask.height for mask in digits) + 2 * (max(2, round(size * 0.17)) + rim)
     pad = 2 * (max(2, round(size * 0.2)) + rim)
-    return np.array([(max(mask.width + pad, height), height) for mask in digits])
+    return tuple((max(mask.width + pad, height), height) for mask in digits)
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    label: Rect,
-    text: str,
-    size: int,
-    color: Color,
-    rim: int,
-    style: str,
-) -> None:
-    ink = _contrast(color)
-    if style == "text":
-        _draw_centered(draw, label, _digits(text, size, max(1, round(size / 12))), ink)
-        _draw_centered(draw, label, _digits(text, size), color)
-        return
-    plate, ink = (color, ink) if style == "plate" else ((0, 0, 0), (255, 255, 255))
-    if rim:
-        draw.rectangle(_inset(label, 0), fill=_contrast(plate))
-    draw.rectangle(_inset(label, rim), fill=plate)
-    _draw_centered(draw, label, _digits(text, size), ink)
+@lru_cache(maxsize=512)
+def _plate(
+    text: str, size: int, size_wh: tuple[int, int], color: Color | None, rim: int
+) -> Image.Image:
+    """Return the picture of a number on its region's colour, or in white on black for `None`."""
+    color, ink = (color, _contrast(color)) if color else ((0, 0, 0), (255, 255, 255))
+    plate = Image.new("RGB", size_wh, _contrast(color) if rim else color)
+    plate.paste(color, (rim, rim, size_wh[0] - rim, size_wh[1] - rim))
+    _draw_centered(ImageDraw.Draw(plate), (0, 0, *size_wh), _digits(text, size), ink)
+    return plate
+
+
+def _draw_text(canvas: Image.Image, label: Rect, text: str, size: int, color: Color) -> None:
+    """Draw a number without a plate, in its region's colour with a halo of contrast."""
+    draw = ImageDraw.Draw(canvas)
+    halo = _digits(text, size, max(1, round(size / 12)))
+    _draw_centered(draw, label, halo, _contrast(color))
+    _draw_centered(draw, label, _digits(text, size), color)
 
 
 def _draw_centered(draw: ImageDraw.ImageDraw, label: Rect, mask: Image.Image, color: Color) -> None:
@@ -418,12 +430,13 @@ def _draw_centered(draw: ImageDraw.ImageDraw, label: Rect, mask: Image.Image, co
 
 
 def _draw_leader(
-    draw: ImageDraw.ImageDraw, label: Rect, frame: Span, color: Color, stroke: _Stroke
+    canvas: Image.Image, label: Rect, frame: Rect, color: Color, stroke: _Stroke
 ) -> None:
     """Connect a label that stands off its frame to the nearest point of it."""
     line = leader(label, frame)
     if line is None:
         return
+    draw = ImageDraw.Draw(canvas)
     if stroke.casing:
         draw.line(line, fill=_contrast(color), width=stroke.band)
     draw.line(line, fill=color, width=stroke.line)
