@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 from endpoint import Endpoint, expected_caption
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# No test may depend on how fast the machine is, and a run in CI tries what the last one tried.
+settings.register_profile(
+    "regioncap",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("regioncap")
 
 # `datasets` and `huggingface_hub` read these when they are imported, which is after this.
 _HOME = tempfile.mkdtemp(prefix="regioncap-tests-")

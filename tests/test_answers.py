@@ -745,7 +745,7 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(ANYTHING, st.lists(st.integers(-3, 1200), max_size=6), st.booleans())
 @example("<region1>: a cat", [1, 1], False)
 @example("１" * 400 + ".", [1], False)
@@ -760,7 +760,7 @@ def test_no_text_raises_and_only_regions_asked_for_come_back(text, regions, cut)
 ALL_FORMS = [*FORMS, *SENTENCE_FORMS]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.randoms(use_true_random=False), st.sampled_from(ALL_FORMS))
 def test_no_caption_moves_to_another_region(rng, form):
     check_random_answer(rng, form)

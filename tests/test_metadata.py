@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, features
 from skimage import data as photos
@@ -219,7 +219,7 @@ def test_a_huge_picture_is_not_decoded_to_be_cleaned() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about the broken files
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     name=st.sampled_from(sorted(FILES)),
     cut=st.integers(0, 100_000),

@@ -298,7 +298,7 @@ def test_a_box_that_rounding_has_closed_is_still_told(xyxy: Any) -> None:
 fractions = st.floats(0, 1, allow_nan=False).map(lambda value: round(value, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(fractions, fractions, fractions, fractions),
     st.tuples(st.integers(1, 300), st.integers(1, 300)),

@@ -467,7 +467,7 @@ def test_no_frames_no_labels() -> None:
 
 
 @pytest.mark.parametrize("at", ["auto", "corner", "center"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(count=st.integers(1, 24), seed=st.integers(0, 2**32 - 1), small=st.booleans())
 def test_labels_lie_in_the_image_and_not_on_one_another(
     at: str, count: int, seed: int, small: bool
@@ -564,7 +564,6 @@ def test_crops_suit_what_models_read(size: tuple[int, int], box: list[int], cont
         assert max(crop.size) <= 5 * min(crop.size)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32 - 1), st.floats(1, 5))
 def test_crop_window_holds_the_box_and_lies_in_the_image(
     width: int, height: int, seed: int, context: float

@@ -132,7 +132,7 @@ answers = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answers, st.binary(min_size=32, max_size=32))
 def test_any_answer_comes_back(
     tmp_path_factory: pytest.TempPathFactory, answer: StoredAnswer, key: bytes
@@ -936,7 +936,7 @@ def test_long_answers_are_saved_from_a_damaged_file(path: Path) -> None:
     rescue.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_whatever_is_damaged_only_true_answers_come_out(
     tmp_path_factory: pytest.TempPathFactory, seed: int, wounds: int

@@ -68,7 +68,7 @@ def test_results_come_in_order(items: Any, expected: list[int], active: int, ahe
         assert list(window) == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     count=st.integers(0, 40),
     active=st.integers(1, 8),

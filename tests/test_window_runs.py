@@ -61,7 +61,7 @@ def test_results_come_in_order_however_they_end(items: list[Any]) -> None:
         finisher.join()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(active=st.integers(1, 6), ahead=st.integers(1, 12), count=st.integers(0, 40))
 def test_no_more_is_begun_than_both_bounds_allow(active: int, ahead: int, count: int) -> None:
     waiting: queue.SimpleQueue[tuple[int, Future[int]] | None] = queue.SimpleQueue()
