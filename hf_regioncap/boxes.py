@@ -34,6 +34,7 @@ class Placed(NamedTuple):
     """Boxes in the upright image, and a status for each.
 
     `xyxy` are pixels (N, 4), NaN where a box has no place; `xywh` the same as lists, None there.
+    Both are rounded to a millionth of a pixel, except for `xywh` that come back as given.
     """
 
     xyxy: Boxes
@@ -110,7 +111,8 @@ def place_boxes(
     bounded = np.minimum(np.maximum(given, -_FAR), _FAR)
     xyxy = to_xyxy(to_pixels(bounded, box_unit, size_wh), box_format)
     width, height = size_wh
-    clipped = np.minimum(np.maximum(xyxy, 0), [width, height, width, height])
+    # Rounded before it is judged: a clipped box that is placed again has the same place and status.
+    clipped = np.minimum(np.maximum(xyxy, 0), [width, height, width, height]).round(6)
     as_given = (box_format, box_unit) == ("xywh", "pixel")
     statuses: list[str] = []
     places: list[list[float] | None] = []
@@ -130,7 +132,7 @@ def place_boxes(
 
 def _xywh(xyxy: list[float]) -> list[float]:
     """Corners to [x, y, w, h] without what float sums leave behind (75.55000000000001)."""
-    x1, y1, x2, y2 = (round(value, 6) for value in xyxy)
+    x1, y1, x2, y2 = xyxy
     return [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
 
 
@@ -172,7 +174,7 @@ def _status(
         return "invalid_order"
     if x1 >= width or y1 >= height or x2 < 0 or y2 < 0 or (x2 == 0 < w) or (y2 == 0 < h):
         return "outside"
-    if inside[2] - inside[0] < 1 - _NOISE or inside[3] - inside[1] < 1 - _NOISE:
+    if min(_xywh(inside)[2:]) < 1 - _NOISE:
         return "too_small"
     overhang = max(abs(a - b) for a, b in zip(corners, inside, strict=True))
     return "clipped" if overhang > _NOISE else "ok"
