@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,34 @@ from PIL import Image
 
 from hf_regioncap.boxes import Boxes
 
+#: While OpenCV is imported, `sys.modules["cv2"]` is for a moment a module without functions, which
+#: another thread's `import cv2` would be given.
+_importing = threading.Lock()
+
 
 def can_propose() -> bool:
     """Tell whether OpenCV, the extra `propose`, is installed."""
-    return importlib.util.find_spec("cv2") is not None
+    try:
+        return importlib.util.find_spec("cv2") is not None
+    except ValueError:  # it is in `sys.modules` without a spec: a thread's import is under way
+        return True
+
+
+def load_opencv() -> Any:
+    """Import OpenCV, or wait until another thread has; first called before threads start."""
+    with _importing:
+        import cv2
+    return cv2
+
+
+def _forget_parent() -> None:
+    """Replace a lock that a thread of the parent may hold, and that nobody here would release."""
+    global _importing
+    _importing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget_parent)
 
 
 def propose_contours(image: Image.Image) -> Boxes:
@@ -29,8 +55,7 @@ def propose_contours(image: Image.Image) -> Boxes:
     >>> [[round(v / 10) * 10 for v in box] for box in propose_contours(image).tolist()]
     [[40, 30, 100, 90]]
     """
-    import cv2
-
+    cv2 = load_opencv()
     grey = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2GRAY)
     blurred = cv2.GaussianBlur(grey, (5, 5), 0)
     edges = cv2.adaptiveThreshold(

@@ -307,6 +307,8 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         given.append(read_boxes(value))
     if whole or len(peeked) >= _ENOUGH_ROWS:
         _check_refused(options, peeked)
+    if options.propose == "contours" and not all(given) and proposals.can_propose():
+        proposals.load_opencv()  # here and not on the threads that draw
     _check_nesting(options, given)
     flat = [len(row) == 4 and all(map(_is_number, row)) for row in given if row]
     if flat and all(flat):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hf_regioncap import add_boxes, proposals
 from hf_regioncap.boxes import place_boxes
 from hf_regioncap.proposals import can_propose, propose_contours, suppress
 
@@ -121,3 +125,32 @@ def test_the_picture_is_not_changed() -> None:
     before = image.tobytes()
     propose_contours(image)
     assert image.tobytes() == before
+
+
+def test_an_import_under_way_in_another_thread_counts_as_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half_imported = ModuleType("cv2")  # as OpenCV's own bootstrap leaves it for a moment
+    assert half_imported.__spec__ is None
+    monkeypatch.setitem(sys.modules, "cv2", half_imported)
+    assert can_propose()
+    monkeypatch.setitem(sys.modules, "cv2", None)  # type: ignore[arg-type]
+    assert not can_propose()
+
+
+@needs_opencv
+def test_opencv_is_imported_before_threads_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    callers = []
+
+    def load() -> Any:
+        callers.append(threading.current_thread())
+        return load_opencv()
+
+    load_opencv = proposals.load_opencv
+    monkeypatch.setattr(proposals, "load_opencv", load)
+    photo = scene((200, 150), (40, 30, 100, 90))
+    added = add_boxes({"image": [photo] * 2, "bbox": [[[1, 2, 30, 40]], []]})
+    assert added["valid_bboxes_num"] == [1, 1]
+    assert callers[0] is threading.main_thread()
+    assert callers[1:]
+    assert threading.main_thread() not in callers[1:]
