@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
-
-import numpy as np
+from urllib.parse import urlsplit
 
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.offline import MODEL as DESCRIBER
-from hf_regioncap.recipe import PRIVATE, is_offline, without_unchosen
+from hf_regioncap.paths import base_name
+from hf_regioncap.recipe import is_offline, left_out, public_recipe, public_text
 from hf_regioncap.review import caption_column_of
 from hf_regioncap.tables import stored_tables
 
@@ -47,10 +44,6 @@ COLUMNS = {
     "caption_reviewed": "the captions after review by a person",
     "review_status": "what the person who reviewed them decided",
 }
-
-_SECRET = re.compile(
-    r"secret|passw|credential|authori[sz]|cookie|api_?key|(?<!max_)token(?!_param|s)"
-)
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _CONFIG_NAME = re.compile(r"[\w.][\w.-]{0,95}")
@@ -238,67 +231,6 @@ def _type_words(feature: Any) -> str:
     return type(feature).__name__
 
 
-# What is told of the recipe.
-
-
-def public_recipe(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a recipe as JSON that may be published: no keys, headers, local paths or user names.
-
-    An endpoint's address loses user, password, query and fragment; a model's path its folders; a
-    callable becomes its name. What is None is left out, unless None is a choice, as of
-    `temperature`.
-
-    >>> public_recipe({"model": "/home/ada/m.gguf", "base_url": "https://ada:pw@host/v1?key=k",
-    ...                "extra_headers": {"Authorization": "Bearer k"}, "answer_store": "/home/ada"})
-    {'model': 'm.gguf', 'base_url': 'https://host/v1'}
-    """
-    shown: dict[str, Any] = {}
-    for name, value in without_unchosen(recipe or {}).items():
-        public = _public(name, value)
-        if public is not None or (value is None and name not in PRIVATE):
-            shown[name] = public
-    return shown
-
-
-def _public(name: str, value: Any) -> Any:
-    if name in PRIVATE or _SECRET.search(name.lower()):
-        return None
-    if isinstance(value, Mapping):
-        inner = {str(key): _public(str(key), part) for key, part in value.items()}
-        return {key: part for key, part in inner.items() if part is not None}
-    if isinstance(value, str):
-        return value if name in ("prompt", "system_prompt") else _public_text(value)
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, Sequence | set) and not isinstance(value, bytes):
-        return [_public("", part) for part in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return value.name
-    return getattr(value, "__qualname__", None) if callable(value) else None
-
-
-def _public_text(text: str) -> str:
-    if re.match(r"https?://", text):
-        parts = urlsplit(text)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
-    scheme, path = ("local:", text[6:]) if text.startswith("local:") else ("", text)
-    return scheme + _base_name(path) if _is_local_path(path) else text
-
-
-def _is_local_path(text: str) -> bool:
-    if "\n" in text or len(text) > 4096:
-        return False
-    rooted = PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive.endswith(":")
-    return rooted or text.startswith(("~/", "./", "../", "file://"))
-
-
-def _base_name(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-
-
 def _host(recipe: Mapping[str, Any]) -> str | None:
     base_url = recipe.get("base_url")
     if not isinstance(base_url, str) or not base_url:
@@ -438,7 +370,7 @@ def dataset_card(
         _about_part(summary, shown, source),
         *picture,
         *_loading_part(summary, repo_id, config_name),
-        *_making_part(summary, shown, config_name),
+        *_making_part(summary, shown, config_name, left_out(recipe)),
         *_counts_part(summary),
         *_columns_part(summary),
         *_limits_part(summary, shown, licensed=licensed, keep_metadata=keep_metadata),
@@ -453,7 +385,7 @@ def _with_front_matter(existing: str | None, repo_id: str | None) -> str:
 
     text = (existing or "").lstrip("\ufeff")
     if not text.strip():
-        text = f"\n# {_base_name(repo_id) if repo_id else 'Region captions'}\n"
+        text = f"\n# {base_name(repo_id) if repo_id else 'Region captions'}\n"
     if not REGEX_YAML_BLOCK.search(text):
         return "---\n{}\n---\n" + text
     try:
@@ -578,8 +510,8 @@ def _about_part(summary: Mapping[str, Any], recipe: Mapping[str, Any], source: s
 
 def _source_words(source: str) -> str:
     if _HUB_ID.fullmatch(source) or re.match(r"https?://", source):
-        return _public_text(source)
-    return _base_name(source)
+        return public_text(source)
+    return base_name(source)
 
 
 def _sample_part(sample: str | None, captions: Mapping[int, str]) -> list[str]:
@@ -607,7 +539,10 @@ def _loading_part(summary: Mapping[str, Any], repo_id: str | None, config_name: 
 
 
 def _making_part(
-    summary: Mapping[str, Any], recipe: Mapping[str, Any], config_name: str
+    summary: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    config_name: str,
+    missing: Sequence[str],
 ) -> list[str]:
     if not recipe:
         return ["### How it was made", "With `hf_regioncap`; the settings were not recorded."]
@@ -641,8 +576,13 @@ def _making_part(
         "\n".join(["| setting | value |", "|---|---|", *rows]),
         *prompts,
         f"All settings are in [`{recipe_file(config_name)}`]({recipe_file(config_name)}), which "
-        "the script of `hf_regioncap` runs again with `--recipe`.",
+        f"the script of `hf_regioncap` runs again with `--recipe`{_left_out_words(missing)}.",
     ]
+
+
+def _left_out_words(missing: Sequence[str]) -> str:
+    words = ", ".join(map(as_code, missing))
+    return f". Not in it, as they may be keys or places on a machine: {words}" if words else ""
 
 
 def _token_words(summary: Mapping[str, Any]) -> str:

@@ -180,6 +180,16 @@ def is_openai(url: str) -> bool:
     return urlsplit(url).hostname == urlsplit(OPENAI_URL).hostname
 
 
+def is_named(url: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether an address is OpenAI's own, or that of the user's `OPENAI_BASE_URL`.
+
+    >>> is_named("https://api.openai.com/v1"), is_named("https://api.example.com/v1", {})
+    (True, False)
+    """
+    named = _named(os.environ if environ is None else environ)
+    return _origin(url) in (_origin(OPENAI_URL), _origin(named))
+
+
 def _origin(url: str) -> tuple[str, str | None, int | None] | None:
     """Scheme, host and port: a key for one of a host's servers is not for the others."""
     try:

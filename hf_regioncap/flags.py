@@ -7,12 +7,14 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hf_regioncap.endpoint import is_named
 from hf_regioncap.errors import OptionError
-from hf_regioncap.options import OptionKwargs, option_docs
-from hf_regioncap.recipe import read_recipe
+from hf_regioncap.options import OFFLINE, OptionKwargs, option_docs
+from hf_regioncap.recipe import PRIVATE, read_recipe
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +36,29 @@ def options_from_flags(
     >>> options_from_flags(parser.parse_args(["--max-boxes", "3", "--temperature", "none"]))
     {'max_boxes': 3, 'temperature': None}
     """
-    options = read_recipe(recipe) if recipe else {}
-    for name in OptionKwargs.__annotations__:
-        text = getattr(parsed, name)
-        if text is not None:
-            options[name] = read_value(name, text)
-    for name in ("propose", "parse"):
-        if isinstance(options.get(name), str) and ":" in options[name]:
-            options[name] = _imported(name, options[name])
-    return options
+    texts = {name: getattr(parsed, name) for name in OptionKwargs.__annotations__}
+    given = {name: read_value(name, text) for name, text in texts.items() if text is not None}
+    options = read_recipe(recipe, given=given, tell=_say) if recipe else {}
+    _check_where_keys_go(given, options.get("base_url"))
+    for name in ("propose", "parse"):  # only as a flag: a recipe may be a stranger's
+        if isinstance(given.get(name), str) and ":" in given[name]:
+            given[name] = _imported(name, given[name])
+    return {**options, **given}
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(words + "\n")
+
+
+def _check_where_keys_go(given: Mapping[str, Any], address: Any) -> None:
+    """Refuse to send a key that a flag names to an address that only a recipe's file names."""
+    may_be_keys = ("api_key_env", "extra_headers", "extra_query", "extra_body")
+    sent = [name for name in may_be_keys if given.get(name)]
+    if sent and isinstance(address, str) and address != OFFLINE and not is_named(address):
+        raise OptionError(
+            f"{sent[0]} would go to {address!r}, which only the recipe names: pass "
+            f"base_url={address!r} too (--base-url) if that is meant"
+        )
 
 
 def read_value(name: str, text: str) -> Any:
@@ -59,7 +75,8 @@ def read_value(name: str, text: str) -> Any:
         try:
             return json.loads(text)
         except ValueError:
-            raise OptionError(f"{name} is not JSON: {text!r}") from None
+            shown = "" if name in PRIVATE else f": {text!r}"  # it may hold a key
+            raise OptionError(f"{name} is not JSON{shown}") from None
     if name == "label_names":
         return [part.strip() for part in text.split(",")]
     for kind in (int, float):

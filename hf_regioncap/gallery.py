@@ -23,12 +23,11 @@ from urllib.parse import quote
 from PIL import Image
 
 from hf_regioncap.boxes import USED
-from hf_regioncap.card import public_recipe
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import encode_jpeg, open_picture
+from hf_regioncap.paths import safe_name, without_paths
 from hf_regioncap.prompts import label_text
-from hf_regioncap.publishing import safe_name, without_paths
-from hf_regioncap.recipe import is_offline
+from hf_regioncap.recipe import is_offline, public_recipe
 from hf_regioncap.review import (
     caption_column_of,
     finite_box,

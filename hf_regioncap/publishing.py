@@ -24,6 +24,8 @@ from hf_regioncap.boxes import USED
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
+from hf_regioncap.paths import safe_name, without_paths
+from hf_regioncap.recipe import published_recipe
 from hf_regioncap.review import caption_column_of
 from hf_regioncap.tables import stored_tables
 
@@ -37,9 +39,6 @@ ROW_GROUP_ROWS = 1000
 _BATCH = 8
 _COMMIT_TRIES = 5
 _SAMPLE_SIDE = 1280
-_SAFE_NAME = re.compile(r"\w[\w .()+-]{0,99}")
-_QUOTED_PATH = re.compile(r"""(["'])(?:/|[A-Za-z]:\\|~/).*?\1""")
-_BARE_PATH = re.compile(r"(?<![\w:/.])(?:/(?:[^\s/'\",:]+/)+|[A-Za-z]:\\|~/)[^\s'\",:]*")
 
 
 @dataclass
@@ -92,20 +91,6 @@ def _is_null(value: Any) -> bool:
     if isinstance(value, Mapping):
         return value.get("bytes") is None and not value.get("path")
     return value is None
-
-
-def safe_name(path: str) -> str | None:
-    """Return the bare file name of an image's path, None where even that could do harm or tell.
-
-    >>> safe_name("/home/ada/photos/cat.jpg"), safe_name("../cat.jpg")
-    ('cat.jpg', 'cat.jpg')
-    >>> safe_name("https://host/cat.jpg?key=k"), safe_name("../.."), safe_name("<img onerror=x>")
-    (None, None, None)
-    """
-    if "://" in path:
-        return None
-    name = re.split(r"[\\/]", path)[-1]
-    return name if _SAFE_NAME.fullmatch(name) and name.strip(". ") == name else None
 
 
 # Rows and features as they are published.
@@ -182,17 +167,6 @@ def _published_table(table: pa.Table, features: Any, pictures: _Pictures, prefix
         else:
             arrays.append(column if column.type == kind else column.cast(kind))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def without_paths(text: Any) -> Any:
-    """Return an error's words without the local paths in them.
-
-    >>> without_paths("the path leads out of image_root='/home/ada/photos'")
-    'the path leads out of image_root=[path]'
-    """
-    if not isinstance(text, str):
-        return text
-    return _BARE_PATH.sub("[path]", _QUOTED_PATH.sub("[path]", text))
 
 
 # Parquet.
@@ -400,7 +374,7 @@ def _write_files(
     _drop_empty_splits(result)
     summary["images_withheld"] = pictures.withheld
     if recipe is not None:
-        text = json.dumps(card.public_recipe(recipe), indent=2, ensure_ascii=False)
+        text = json.dumps(published_recipe(recipe), indent=2, ensure_ascii=False)
         (folder / card.recipe_file(config_name)).write_text(text + "\n", encoding="utf-8")
     return result
 

@@ -33,7 +33,7 @@ DEMO_OUTPUT = "demo_output"
 #: Flags that a later `--retry-failed` has no use for: of the input, and the bounds of one run.
 OF_ONE_RUN = {"split", "config", "revision", "limit", "streaming", "max_requests", "max_cost"}
 #: Options whose values may be keys, and are not printed.
-UNTOLD = {"extra_headers", "extra_query"}
+UNTOLD = {"extra_headers", "extra_query", "extra_body"}
 
 # Arguments
 

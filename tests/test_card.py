@@ -180,8 +180,8 @@ def test_split_names() -> None:
         ({"seed": None, "answer_store": None}, {}),
         ({"base_url": "offline"}, {"base_url": "offline"}),
         (
-            {"base_url": "https://ada:pw@host:8000/v1?key=k#f"},
-            {"base_url": "https://host:8000/v1"},
+            {"base_url": "https://ada:pw@host.example:8000/v1?key=k#f"},
+            {"base_url": "https://host.example:8000/v1"},
         ),
         ({"model": "/home/ada/models/m.gguf"}, {"model": "m.gguf"}),
         ({"model": "local:/home/ada/m.gguf"}, {"model": "local:m.gguf"}),
@@ -194,9 +194,19 @@ def test_split_names() -> None:
         ({"api_key": "k", "hf_token": "t", "OPENAI_API_KEY": "k", "password": "p"}, {}),
         ({"max_tokens": 9, "token_parameter": "max_tokens"},) * 2,
         (
-            {"extra_body": {"top_k": 1, "api_key": "k", "chat_template_kwargs": {"think": False}}},
-            {"extra_body": {"top_k": 1, "chat_template_kwargs": {"think": False}}},
+            {
+                "extra_body": {"top_k": 1, "api_key": "k"},
+                "left_out": ["extra_query.k"],
+                "view": "v",
+            },
+            {"view": "v"},
         ),
+        ({"prompt": "as in /home/ada/p.txt: {count}"}, {"prompt": "as in [path]: {count}"}),
+        ({"base_url": "http://127.0.0.1:8000/v1"},) * 2,
+        ({"base_url": "http://10.1.2.3:8000/v1"}, {}),
+        ({"base_url": "http://[fd00::1]:8000/v1"}, {}),
+        ({"base_url": "http://gpu-box:8000/v1"}, {}),
+        ({"base_url": "https://vllm.ada.internal/v1"}, {}),
         ({"parse": public_recipe}, {"parse": "public_recipe"}),
         (
             {"propose": lambda image: image, "x": float("nan"), "y": object()},

@@ -316,7 +316,7 @@ def test_only_bare_names_of_files_are_told(path: str, name: str | None, tmp_path
 def test_reasons_and_recipe_tell_no_folder_and_no_key(tmp_path: Path) -> None:
     recipe = {
         "model": "/home/canary/m.gguf",
-        "base_url": "https://host/v1?key=canary",
+        "base_url": "https://host.example/v1?key=canary",
         "extra_headers": {"X-Key": "canary"},
         "temperature": None,
     }
@@ -326,8 +326,8 @@ def test_reasons_and_recipe_tell_no_folder_and_no_key(tmp_path: Path) -> None:
     told = page([outside, error], tmp_path, recipe=recipe, image_root=tmp_path / "canary")
     assert "leads out of image_root" in told.rows[0]["reason"]
     assert told.meta["model"] == "m.gguf"
-    expected = [["model", "m.gguf"], ["base_url", "https://host/v1"], ["temperature", "null"]]
-    assert told.meta["recipe"] == expected
+    expected = [["model", "m.gguf"], ["base_url", "https://host.example/v1"]]
+    assert told.meta["recipe"] == [*expected, ["temperature", "null"]]
     assert "canary" not in told.text
 
 

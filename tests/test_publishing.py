@@ -524,7 +524,8 @@ def test_the_recipe_and_the_card_hold_no_secret(tmp_path: Path) -> None:
     recipe = {**RECIPE, "extra_headers": {"X": SECRET.decode()}, "image_root": "/home/ada"}
     write_dataset(table(), tmp_path / "out", recipe=recipe, source="/home/ada/photos")
     written = json.loads((tmp_path / "out" / "recipe.json").read_text(encoding="utf-8"))
-    assert written == {"model": "m", "base_url": "http://127.0.0.1:1/v1", "view": "overlay"}
+    told = {"model": "m", "base_url": "http://127.0.0.1:1/v1", "view": "overlay"}
+    assert written == {**told, "left_out": ["extra_headers.X", "image_root"]}
     assert SECRET not in all_bytes(tmp_path / "out")
     assert b"/home/ada" not in all_bytes(tmp_path / "out")
 

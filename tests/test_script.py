@@ -226,12 +226,17 @@ def test_the_command_that_retries_runs(
     source = write_lines(photos / "rows.jsonl", seed_rows())
     with Endpoint() as endpoint:
         headers = ["--extra-headers", '{"X-Key": "header-canary"}', "--seed", "-1"]
+        headers += ["--extra-body", '{"user": "body-canary"}', "--extra-query", '{"k": "canary"}']
         more = ["--limit", "2", "--max-requests", "1", "--language", "- German"]
         more[-2:] = [f"--language={more[-1]}"]
         done = script(source, "out", "--base-url", endpoint.base_url, *headers, *more)
         assert done.returncode == 1
         assert "canary" not in done.stdout + done.stderr
-        assert "with --extra-headers as before" in done.stdout
+        for name in ("headers", "query", "body"):
+            assert f"with --extra-{name} as before" in done.stdout
+        out = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert {"README.md", "recipe.json", "gallery.html"} <= {path.name for path in out}
+        assert not any(b"canary" in path.read_bytes() for path in out)
         called, *words = retry_line(done)
         assert Path(called) == SCRIPT
         again = script(*words)
