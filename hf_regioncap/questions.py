@@ -20,7 +20,7 @@ class Question:
 
     `images` are JPEG bytes in the order in which they are shown; `regions` the numbers asked for,
     from 1; `extra_body` what the user adds to the request (and the boxes, for the built-in
-    describer).
+    describer); `describer` that describer's version, None for a model.
     """
 
     regions: tuple[int, ...]
@@ -38,6 +38,7 @@ class Question:
     max_tokens: int | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     store_tag: str | None = None
+    describer: str | None = None
     asked_again: bool = False
 
     def instructions(self, form: str) -> str:
@@ -90,5 +91,7 @@ class Question:
             "extra_body": dict(self.extra_body),
             "store_tag": self.store_tag,
         }
+        if self.describer is not None:  # a newer one has other words
+            asked["describer"] = self.describer
         canonical = json.dumps(asked, sort_keys=True, ensure_ascii=True, default=repr)
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import hf_regioncap
 from hf_regioncap import boxes, prompts, proposals
 from hf_regioncap.crops import crop_region, crop_window
 from hf_regioncap.errors import OptionError, is_interrupt
@@ -68,6 +69,11 @@ class Plan:
 
             return offline.MODEL
         return self.options.model
+
+    @property
+    def describer(self) -> str | None:
+        """The version of the built-in describer where it is what is asked."""
+        return hf_regioncap.__version__ if self.options.base_url == OFFLINE else None
 
     @property
     def per_region(self) -> bool:
@@ -399,6 +405,7 @@ def make_questions(
         max_tokens=options.max_tokens,
         extra_body=options.extra_body or {},
         store_tag=options.store_tag,
+        describer=plan.describer,
     )
     if not plan.asks_with_source:
         return [whole]
