@@ -15,6 +15,7 @@ import pyarrow as pa
 from hf_regioncap import __version__
 from hf_regioncap.captioning import answer_rows, caption_rows, open_run
 from hf_regioncap.errors import OptionError
+from hf_regioncap.fingerprint import what_map_does
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
 from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
 from hf_regioncap.proposals import can_propose
@@ -107,7 +108,8 @@ class ColumnFunction:
 
     `Dataset.map` hashes a function of an installed package by its name alone, so an upgraded
     library would be served the rows of the old one from the cache. This callable is pickled, and
-    so hashed, as its name, recipe and the library's version.
+    so hashed, as its name, recipe, the library's version, and the code, files and address that
+    the options name (see `fingerprint`).
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -126,8 +128,9 @@ class ColumnFunction:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by name and recipe, and by whether rows can be given boxes here."""
-        return _by_name, (self.__name__, self.recipe, can_propose())
+        """Pickle by name and recipe, and by what decides the rows of the map that hashes it."""
+        decides = what_map_does() or {"can_propose": can_propose()}
+        return _by_name, (self.__name__, self.recipe, sorted(decides.items()))
 
     def __repr__(self) -> str:
         """Name the function."""

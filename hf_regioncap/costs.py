@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -217,6 +217,17 @@ class Budget:
         self._cost = 0.0
         self._open = 0  # requests in flight
         self._tally: Tally | None = None
+
+    @property
+    def decides(self) -> tuple[Any, ...]:
+        """What it depends on which rows are asked about: the bounds, and the price of a dollar's.
+
+        >>> Budget(Price(1.0, 2.0), max_requests=3).decides
+        (3, None, None)
+        """
+        most_requests, most_cost = self.limits
+        price = self.price if most_cost is not None else None
+        return most_requests, most_cost, price and (price.prompt, price.completion)
 
     def follow(self, tally: Tally) -> None:
         """Know what a run has really spent."""

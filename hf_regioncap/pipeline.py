@@ -27,8 +27,8 @@ from hf_regioncap.columns import (
 )
 from hf_regioncap.costs import Budget, find_price
 from hf_regioncap.errors import EndpointError, OptionError
+from hf_regioncap.fingerprint import what_decides
 from hf_regioncap.options import Options, documented, read_options
-from hf_regioncap.proposals import can_propose
 from hf_regioncap.reading import each_row, first_rows, plan_rows, rows_ahead, splits_of, tables_of
 from hf_regioncap.rows import SAMPLE, Plan, Row, check_sources, make_plan
 from hf_regioncap.tables import Rows
@@ -264,7 +264,9 @@ class _Job:
         def captioned() -> Iterator[Row]:
             return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
 
-        what = _what(plan, self.budget)
+        def what() -> dict[str, Any]:
+            return {**what_decides(self.options, dataset), "budget": self.budget.decides}
+
         new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", what)
         return _formatted_as(dataset, _join(dataset, new))
 
@@ -304,13 +306,13 @@ class _Job:
         results: Callable[[], Iterator[Row]],
         names: Sequence[str],
         description: str,
-        what: Mapping[str, Any] | None,
+        what: Callable[[], Mapping[str, Any]] | None,
     ) -> Dataset:
         """Let `Dataset.map` write the new columns; `what` None: not from the cache."""
         features = column_features(names, self.options.column_prefix)
         if not len(dataset):
             return _empty(features)
-        writer = _Writer(self, results, names, features, what or {}, description)
+        writer = _Writer(self, results, names, features, what or dict, description)
         light = dataset.with_format(None).select_columns([_light_column(dataset)])
         try:
             new = light.map(
@@ -388,34 +390,6 @@ class _Job:
                 done = []
 
 
-def _what(plan: Plan, budget: Budget) -> dict[str, Any]:
-    """What decides the rows' content, and so is hashed for the cache: no key, no pace."""
-    options = plan.options
-    kept = {
-        name: getattr(options, name)
-        for name in Options.__dataclass_fields__
-        if name not in _NOT_IN_ROWS
-    }
-    return {
-        **kept,
-        "extra_body": dict(options.extra_body or {}),
-        "budget": budget.limits,
-        "can_propose": can_propose(),  # rows without boxes tell where OpenCV is missing
-    }
-
-
-_NOT_IN_ROWS = (
-    "given",
-    "concurrency",
-    "timeout",
-    "api_key_env",
-    "extra_headers",
-    "extra_query",
-    "answer_store",
-    "on_error",
-)
-
-
 class _Writer:
     """The function that `Dataset.map` calls: takes finished rows from the window, in order."""
 
@@ -425,7 +399,7 @@ class _Writer:
         results: Callable[[], Iterator[Row]],
         names: Sequence[str],
         features: Features,
-        what: Mapping[str, Any],
+        what: Callable[[], Mapping[str, Any]],
         description: str,
     ) -> None:
         self._job = job
@@ -460,7 +434,7 @@ class _Writer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What the cache's fingerprint is made of."""
-        return _never_unpickled, (RECIPE, _version(), sorted(self._what.items()))
+        return _never_unpickled, (RECIPE, _version(), sorted(self._what().items()))
 
 
 def _never_unpickled(*what: Any) -> Any:

@@ -79,7 +79,7 @@ class Rows:
         >>> rows.value("objects.bbox", 0)
         [[1, 2, 3, 4]]
         """
-        name, path = _split(column, self.names)
+        name, path = split_name(column, self.names)
         if self.table is None:
             return walk(self._columns[name][index], path)
         field = self.table.column(name)
@@ -176,7 +176,7 @@ def _is_batch(given: Mapping[str, Any], image_column: str) -> bool:
     return all(isinstance(value, list | tuple | np.ndarray) for value in given.values())
 
 
-def _split(column: str, names: Sequence[str]) -> tuple[str, list[str]]:
+def split_name(column: str, names: Sequence[str]) -> tuple[str, list[str]]:
     """The column and the path inside it; a column whose own name has dots comes first."""
     if column in names:
         return column, []

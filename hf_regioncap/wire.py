@@ -178,6 +178,15 @@ _KEYS = re.compile(
 _BLOBS = re.compile(r"data:[\w/+.-]+;base64,?[\w+/=\\-]*|[\w+/=\\]{64,}")
 
 
+def is_key(text: str) -> bool:
+    """Tell whether a text as a whole looks like a key.
+
+    >>> is_key("sk-abcd1234efgh5678ijkl"), is_key("hf_photos"), is_key("a cat")
+    (True, False, False)
+    """
+    return len(text) >= 20 and _KEYS.fullmatch(text) is not None
+
+
 def redact(words: str, hide: Iterable[str] = (), length: int = 300) -> str:
     """Take keys, images and the request's own texts out of an endpoint's words, and bound them.
 
