@@ -463,7 +463,9 @@ class _Bar:
         from datasets.utils import tqdm
 
         # `map` keeps its bar to itself; tqdm knows all that are open.
-        for bar in list(getattr(tqdm, "_instances", ())):
+        with tqdm.get_lock():  # other threads open bars, too
+            bars = list(getattr(tqdm, "_instances", ()))
+        for bar in bars:
             if getattr(bar, "desc", "").startswith(self._description):
                 bar.set_postfix_str(str(job.progress()))
 

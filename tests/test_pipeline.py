@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from endpoint import FAULTS, Endpoint, Fault, Request
 
 from hf_regioncap import add_region_captions, caption_dataset, estimate, retry_failed
 from hf_regioncap.columns import ALL_COLUMNS, ANSWER_COLUMNS, column_features
+from hf_regioncap.costs import Budget
 from hf_regioncap.errors import EndpointError, OptionError
+from hf_regioncap.options import Options
 from hf_regioncap.pipeline import Progress
 
 VIEWS = ["overlay", "crop", "both"]
@@ -639,3 +644,29 @@ def test_a_retried_row_tells_all_that_it_has_cost(
     if view != "overlay":
         for row in done["answer"]:
             assert list(json.loads(row)) == ["1", "2"]
+
+
+def test_counts_are_shown_beside_bars_that_other_threads_open(monkeypatch: Any) -> None:
+    from datasets.utils import tqdm
+
+    from hf_regioncap.pipeline import _Bar, _Job
+
+    opened = threading.Event()
+
+    def open_bar() -> None:
+        tqdm(total=1, disable=False, file=io.StringIO()).close()
+        opened.set()
+
+    class Bars(weakref.WeakSet[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            if not opener.ident:
+                opener.start()
+                assert not opened.wait(0.2)  # it has to wait until all bars are listed
+            return super().__iter__()
+
+    opener = threading.Thread(target=open_bar)
+    with tqdm(total=1, desc="Captioning", disable=False, file=io.StringIO()) as bar:
+        monkeypatch.setattr(tqdm, "_instances", Bars([bar]))
+        _Bar("Captioning").show(_Job(Options(), Budget(None), None), last=True)
+        opener.join()
+        assert bar.postfix == "0 rows, 0 failed, 0 requests, 0 tokens"
