@@ -26,6 +26,7 @@ from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.options import Parse
 from hf_regioncap.response import Completion, read_completion
+from hf_regioncap.slots import Slots
 from hf_regioncap.store import AnswerStore, StoredAnswer
 from hf_regioncap.store_file import GROUP_SECONDS
 from hf_regioncap.threads import Threads, start_thread
@@ -60,10 +61,12 @@ class Tally:
 class Line:
     """One endpoint as one process sees it. All methods run on the process's private loop."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(
+        self, endpoint: Endpoint, gate: Gate | None = None, slots: Slots | None = None
+    ) -> None:
         self.endpoint = endpoint
-        self.gate = Gate(near=is_loopback(endpoint.host))
-        self.slots = asyncio.Semaphore(endpoint.concurrency)
+        self.gate = gate or Gate(near=is_loopback(endpoint.host))
+        self.slots = slots or Slots()
         self._client: openai.AsyncOpenAI | None = None
         self._dialects: dict[tuple[str, wire.Dialect], wire.Dialect] = {}
         self._probes: dict[str, asyncio.Event] = {}
@@ -300,7 +303,7 @@ class Run:
         while True:
             # The slot is held until the answer is on disk: whatever kills this process, no more
             # answers are lost than `concurrency`.
-            async with line.slots:
+            async with line.slots.one_of(self._endpoint.concurrency):
                 reply, dialect = await self._send(line, ask)
                 if reply is None:
                     return Heard(status="skipped_budget", reason=self._budget_words())
@@ -342,15 +345,15 @@ class Run:
         those in flight. The body is made as late as possible: many rows may wait for a slot.
         """
         await line.may_ask(ask.question.model)
-        reserved = await self._reserve(ask)  # before the gate: without room nobody waits there
+        # Before the gate: without room nobody waits there.
+        reserved, dialect = await self._reserve(line, ask)
         if reserved is None:
-            return None, self._first
+            return None, dialect
         reply, sent_at = Reply(0), None
         try:
             while wait := line.gate.wait(time.monotonic()):
                 await self._pause(wait)
                 self._check_alive()
-            dialect = line.dialect(ask.question.model, self._first)
             self.tally.requests += 1
             self._in_flight += 1
             sent_at = time.monotonic()
@@ -372,18 +375,22 @@ class Run:
             line.gate.answered(now, sent_at)
         return reply, dialect
 
-    async def _reserve(self, ask: Ask) -> float | None:
-        """What the budget sets aside for a request; None where it has no room for it.
+    async def _reserve(self, line: Line, ask: Ask) -> tuple[float | None, wire.Dialect]:
+        """What the budget sets aside for a request, and how this is said; None without room.
 
         A request in flight holds its worst case and frees most of it: that is waited for.
         """
         self._check_alive()
+        model = ask.question.model
         if self._budget is None:
-            return 0.0
-        while (reserved := self._budget.take(ask)) is None and self._budget.may_free():
+            return 0.0, line.dialect(model, self._first)
+        while True:
+            dialect = line.dialect(model, self._first)
+            reserved = self._budget.take(ask, dialect)
+            if reserved is not None or not self._budget.may_free():
+                return reserved, dialect
             await asyncio.sleep(0.02)
             self._check_alive()
-        return reserved
 
     def _budget_words(self) -> str:
         return self._budget.reason if self._budget is not None else ""
@@ -534,7 +541,7 @@ class Budget(Protocol):
 
     reason: str
 
-    def take(self, ask: Ask) -> float | None:
+    def take(self, ask: Ask, dialect: wire.Dialect) -> float | None:
         """Reserve what a request may cost at most; None where there is no room for it."""
 
     def give_back(self, reserved: float) -> None:
@@ -558,6 +565,8 @@ class _Home:
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(Threads(8, "regioncap-io"))
         self._lines: dict[Endpoint, Line] = {}
+        self._slots: dict[str, Slots] = {}
+        self._gates: dict[tuple[str, str | None], Gate] = {}
         try:
             start_thread(self._run, "regioncap")
         except BaseException:
@@ -581,7 +590,12 @@ class _Home:
 
     def line(self, endpoint: Endpoint) -> Line:
         if endpoint not in self._lines:
-            self._lines[endpoint] = Line(endpoint)
+            # What differs between runs (a header, a timeout, a path) does not make another server.
+            place = endpoint.place
+            slots = self._slots.setdefault(place, Slots())
+            near = is_loopback(endpoint.host)
+            gate = self._gates.setdefault((place, endpoint.key), Gate(near=near))
+            self._lines[endpoint] = Line(endpoint, gate, slots)
         return self._lines[endpoint]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from PIL import Image
 from hf_regioncap.endpoint import find_address, is_loopback, is_openai
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OFFLINE, Options
-from hf_regioncap.response import read_completion
+from hf_regioncap.response import Completion, read_completion
+from hf_regioncap.wire import Dialect, most_tokens
 
 if TYPE_CHECKING:
     from hf_regioncap.client import Tally
@@ -214,8 +216,11 @@ class Budget:
         self.limits = (max_requests, max_cost)
         self.reason = ""
         self._requests = 0
-        self._cost = 0.0
+        self._cost = 0.0  # of what is settled
+        self._held = 0.0  # the worst case of what is in flight
         self._open = 0  # requests in flight
+        self._seen = False  # what one of them costs has been seen
+        self._excess = 1.0  # so many times its worst case one has cost
         self._tally: Tally | None = None
 
     @property
@@ -242,27 +247,33 @@ class Budget:
             return None
         return self.price.of(self._tally.prompt_tokens, self._tally.completion_tokens)
 
-    def take(self, ask: Ask) -> float | None:
-        """Reserve what a request may cost at most; None where there is no room for it."""
+    def take(self, ask: Ask, dialect: Dialect | None = None) -> float | None:
+        """Reserve what a request may cost at most; None where there is no room for it.
+
+        A first request goes alone: what an image costs is not known of every model.
+        """
         most_requests, most_cost = self.limits
         if most_requests is not None and self._requests >= most_requests:
             self.reason = f"max_requests={most_requests} is used up"
             return None
         reserved = 0.0
         if most_cost is not None and self.price is not None:
-            reserved = self.price.of(most_prompt_tokens(ask), ask.token_limit)
-            if self._cost + reserved > most_cost:
-                self.reason = f"max_cost={most_cost:g} has no room for another request"
+            tokens = most_tokens(ask.question, dialect or Dialect(), ask.token_limit)
+            reserved = self.price.of(most_prompt_tokens(ask), tokens or LONGEST_ANSWER)
+            if reserved and self._open and not self._seen:
+                return None
+            if self._cost + (self._held + reserved) * self._excess > most_cost:
+                self.reason = _no_room(most_cost, reserved * self._excess, tokens)
                 return None
         self._requests += 1
-        self._cost += reserved
+        self._held += reserved
         self._open += 1
         return reserved
 
     def give_back(self, reserved: float) -> None:
         """Undo a reservation of a request that was not sent."""
         self._requests -= 1
-        self._cost -= reserved
+        self._held -= reserved
         self._open -= 1
 
     def may_free(self) -> bool:
@@ -276,13 +287,28 @@ class Budget:
         self._open -= 1
         if not reserved or self.price is None:
             return
+        self._held -= reserved
         if reply.status >= 300:
-            self._cost -= reserved  # turned away: not paid
-        elif reply.status == 200:
-            said = read_completion(reply.body)
-            if said.prompt_tokens is not None and said.completion_tokens is not None:
-                spent = self.price.of(said.prompt_tokens, said.completion_tokens)
-                self._cost += spent - reserved
+            return  # turned away: not paid
+        self._seen = True
+        said = read_completion(reply.body) if reply.status else Completion()
+        if said.prompt_tokens is None or said.completion_tokens is None:
+            self._cost += reserved * self._excess
+            return
+        spent = self.price.of(said.prompt_tokens, said.completion_tokens)
+        self._cost += spent
+        self._excess = max(self._excess, spent / reserved)
+
+
+#: Tokens; what the models in use write at most in one answer, where nothing that is sent says less.
+LONGEST_ANSWER = 131_072
+
+
+def _no_room(most_cost: float, worst: float, tokens: int | None) -> str:
+    why = f"max_cost={most_cost:g} has no room for another request, which may cost ${worst:.2g}"
+    if tokens is None:
+        why += ", as nothing that is sent bounds its answer: use max_requests, or a higher max_cost"
+    return why
 
 
 def most_prompt_tokens(ask: Ask) -> int:
@@ -293,4 +319,5 @@ def most_prompt_tokens(ask: Ask) -> int:
         most_image_tokens(question.model, jpeg_size(image), question.detail)
         for image in question.images
     )
-    return len(text.encode("utf-8", "replace")) + _OVERHEAD_TOKENS + sum(images)
+    extra = json.dumps(dict(question.extra_body), default=str)
+    return len((text + extra).encode("utf-8", "replace")) + _OVERHEAD_TOKENS + sum(images)

@@ -33,6 +33,17 @@ class Endpoint:
         return urlsplit(self.url).hostname or ""
 
     @property
+    def place(self) -> str:
+        """The server as such: host and port, one name for those of this machine.
+
+        >>> Endpoint("https://EXAMPLE.com/v1", None).place
+        'example.com:443'
+        """
+        parts = urlsplit(self.url)
+        host = "loopback" if is_loopback(self.host) else self.host
+        return f"{host}:{parts.port or {'http': 80}.get(parts.scheme, 443)}"
+
+    @property
     def secrets(self) -> list[str]:
         """What must not be kept or told: the key, and what else is sent that looks like one."""
         given = (*self.headers, *self.query)

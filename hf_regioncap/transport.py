@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import openai
 
 MAX_RESPONSE_BYTES = 16 * 2**20
+#: An idle connection is not used again after so long, and closed.
+IDLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def _guarded(
 ) -> httpx2.AsyncBaseTransport:
     import httpx2
 
-    # The last used first, as it is the least likely closed. One at once: it may not be possible.
-    idle = [connect()]
+    # With the time since when. The last used goes first, as it is the least likely closed. One is
+    # made at once: it may not be possible.
+    idle = [(0.0, connect())]
     own, query = httpx2.Headers(_own_headers(endpoint)).raw, dict(endpoint.query)
     set_by_user = {name.lower() for name, _ in own}
     names = {name.encode() for name in _KEPT_HEADERS[endpoint.is_openai]} - set_by_user
@@ -121,6 +124,8 @@ def _guarded(
         send them to any address: the headers are made anew here.
         """
 
+        _closing: asyncio.Task[None] | None = None
+
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             # The client logs the address of its own request: a query that holds a key is not in it.
             sent = httpx2.Request(
@@ -130,7 +135,7 @@ def _guarded(
                 stream=request.stream,
                 extensions=request.extensions,
             )
-            inner = idle.pop() if idle else connect()
+            inner = idle.pop()[1] if idle else connect()
             try:
                 async with asyncio.timeout(endpoint.timeout):
                     response = await inner.handle_async_request(sent)
@@ -139,14 +144,31 @@ def _guarded(
                     finally:
                         await response.aclose()
             finally:
-                idle.append(inner)
+                self._rest(inner)
             return httpx2.Response(
                 response.status_code, headers=response.headers, content=content, request=request
             )
 
+        def _rest(self, inner: httpx2.AsyncBaseTransport) -> None:
+            idle.append((asyncio.get_running_loop().time(), inner))
+            if self._closing is None:
+                self._closing = asyncio.ensure_future(self._close_idle())
+
+        async def _close_idle(self) -> None:
+            """Close what was not used for a while: a server holds memory or a thread for it."""
+            now = asyncio.get_running_loop().time
+            try:
+                while idle:
+                    if (left := idle[0][0] + IDLE_SECONDS - now()) > 0:
+                        await asyncio.sleep(left)
+                    else:
+                        await idle.pop(0)[1].aclose()
+            finally:
+                self._closing = None
+
         async def aclose(self) -> None:
             while idle:
-                await idle.pop().aclose()
+                await idle.pop()[1].aclose()
 
     return _Guard()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,42 @@ def build_body(question: Question, dialect: Dialect, max_tokens: int) -> bytes:
     if question.system:
         messages.insert(0, _encoded({"role": "system", "content": question.system}))
     return _encoded(body)[:-1] + b', "messages": [' + b", ".join(messages) + b"]}"
+
+
+_LENGTH = re.compile(r"max.*(token|length)|n(um)?_?predict|budget", re.IGNORECASE)
+
+
+def most_tokens(question: Question, dialect: Dialect, max_tokens: int) -> int | None:
+    """How many tokens the answer may have by what is sent; None where nothing bounds it.
+
+    What the user's own part of the request allows, a budget for thoughts too, comes on top, unless
+    it takes the place of the limit.
+
+    >>> asked = Question(regions=(1,), images=(), text="?", extra_body={"max_tokens": 9000})
+    >>> most_tokens(asked, Dialect(), 64), most_tokens(asked, Dialect(tokens=None), 64)
+    (9000, 9000)
+    >>> most_tokens(replace(asked, extra_body={}), Dialect(tokens=None), 64) is None
+    True
+    """
+    allowed = list(_lengths(question.extra_body))
+    if dialect.tokens and dialect.tokens not in question.extra_body:
+        allowed.append(max_tokens)
+    # Null, 0 and -1 are what servers call boundless.
+    numbers = [each for each in allowed if type(each) is int and each > 0]
+    return sum(numbers) if numbers and len(numbers) == len(allowed) else None
+
+
+def _lengths(value: Any) -> Iterator[Any]:
+    """The values under names that speak of a length, at any depth."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _lengths(each)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if isinstance(each, Mapping | list | tuple):
+                yield from _lengths(each)
+            elif _LENGTH.search(str(name)):
+                yield each
 
 
 def _encoded(value: Any) -> bytes:

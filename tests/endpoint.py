@@ -1168,7 +1168,9 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
-        self.server._connections.discard(self)
+        with self.server._changed:
+            self.server._connections.discard(self)
+            self.server._changed.notify_all()
         super().connection_lost(exc)
 
     def _leave(self) -> None:
@@ -1279,6 +1281,12 @@ class Endpoint:
             return len(self._requests)
 
     @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        with self._changed:
+            return len(self._connections)
+
+    @property
     def in_flight(self) -> int:
         """How many requests are being answered now."""
         with self._changed:
@@ -1327,7 +1335,7 @@ class Endpoint:
             self._requests = []
             self._max_in_flight = len(self._in_flight)
 
-    def wait_for(self, condition: Callable[[Endpoint], bool], timeout: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[Endpoint], bool], timeout: float = 240.0) -> None:
         """Wait until a condition holds, looked at whenever a request comes or ends."""
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), timeout):

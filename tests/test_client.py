@@ -16,7 +16,7 @@ from endpoint import Endpoint, Fault, Request, error_reply
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_regioncap import verdict, wire
+from hf_regioncap import transport, verdict, wire
 from hf_regioncap.client import Run, Tally, _home
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
@@ -108,6 +108,48 @@ def test_never_more_in_flight_than_allowed_over_all_runs_and_threads(
         assert len({said(outcome) for outcome in heard}) == 180
         assert endpoint.count == 180
         assert endpoint.max_in_flight <= concurrency
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        [{"timeout": 60.0}, {"timeout": 61.0}],
+        [{"headers": (("x-run", "1"),)}, {"headers": (("x-run", "2"),)}],
+        [{"query": (("run", "1"),)}, {"query": (("run", "2"),)}],
+        [{"key": "key-of-one"}, {"key": "key-of-another"}],
+        [{"concurrency": 2}, {"concurrency": 3}],
+        [{"host": "127.0.0.1"}, {"host": "localhost"}],
+    ],
+    ids=str,
+)
+def test_runs_at_one_host_share_its_slots_whatever_else_differs(
+    differs: list[dict[str, Any]],
+) -> None:
+    def place(key: str | None = None, host: str = "127.0.0.1", **more: Any) -> Where:
+        return Where(endpoint.base_url.replace("127.0.0.1", host), key, **more)
+
+    most = max(each.get("concurrency", 3) for each in differs)
+    with Endpoint(latency=lambda number: 0.002 * (number % 5)) as endpoint:
+        runs = [Run(place(**({"concurrency": most} | each))) for each in differs]
+        asked = [submit(run, question(n)) for n in range(30) for run in runs]
+        assert {outcome.status for outcome in outcomes(asked)} == {"ok"}
+        assert endpoint.max_in_flight <= most
+
+
+def test_a_host_is_the_same_under_any_path_and_another_at_another_port() -> None:
+    urls = ["http://a.example/v1", "http://A.example:80/v2/openai", "http://a.example:81/v1"]
+    places = [Where(url, None).place for url in urls]
+    assert places == ["a.example:80", "a.example:80", "a.example:81"]
+
+
+def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "IDLE_SECONDS", 0.05)
+    with Endpoint() as endpoint:
+        run = Run(where(endpoint))
+        for first in (0, 100):  # and opened again
+            asked = [submit(run, question(n)) for n in range(first, first + 20)]
+            assert {outcome.status for outcome in outcomes(asked)} == {"ok"}
+            endpoint.wait_for(lambda endpoint: endpoint.connections == 0)
 
 
 def test_a_waiting_retry_holds_no_slot() -> None:

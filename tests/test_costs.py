@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from endpoint import Endpoint
+from endpoint import Endpoint, Request
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from hf_regioncap import caption_dataset
 from hf_regioncap.client import Tally
 from hf_regioncap.costs import (
+    LONGEST_ANSWER,
     Budget,
     Price,
     find_price,
@@ -26,9 +27,10 @@ from hf_regioncap.costs import (
 )
 from hf_regioncap.dialogue import Ask
 from hf_regioncap.errors import OptionError
-from hf_regioncap.options import Options
+from hf_regioncap.options import TOKEN_PARAMETERS, Options
 from hf_regioncap.questions import Question
 from hf_regioncap.transport import Reply
+from hf_regioncap.wire import Dialect, most_tokens
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,10 @@ def test_a_budget_of_dollars_holds_the_worst_case_until_the_answer_is_there() ->
     price = Price(1.0, 2.0)
     worst = price.of(most_prompt_tokens(ask()), 100)
     budget = Budget(price, max_cost=2.5 * worst)
+    assert budget.take(ask()) == worst
+    assert budget.take(ask()) is None  # the first goes alone
+    assert budget.may_free()
+    budget.settle(worst, reply(200, 1, 1))
     first, second = budget.take(ask()), budget.take(ask())
     assert first == second == worst
     assert budget.take(ask()) is None
@@ -162,6 +168,77 @@ def test_a_budget_of_dollars_holds_the_worst_case_until_the_answer_is_there() ->
     budget.settle(worst, reply(200))  # does not say what it cost
     assert budget.take(ask()) is None
     assert not budget.may_free()
+
+
+def test_what_costs_more_than_its_worst_case_is_learned_from() -> None:
+    """Of most models it is not known what an image costs."""
+    price = Price(1.0, 2.0)
+    worst = price.of(most_prompt_tokens(ask()), 100)
+    budget = Budget(price, max_cost=10 * worst)
+    budget.settle(budget.take(ask()) or 0, reply(500))  # says nothing of the cost
+    budget.settle(budget.take(ask()) or 0, reply(200, round(4 * worst * 1e6), 0))
+    assert budget.take(ask()) == worst
+    assert budget.take(ask()) is None  # as each may cost four times as much: 4 + 4 + 4 > 10
+    assert budget.may_free()
+    budget.settle(worst, Reply(0))
+    assert budget.take(ask()) is None
+    assert not budget.may_free()
+    assert budget.reason == (
+        f"max_cost={10 * worst:g} has no room for another request, which may cost ${4 * worst:.2g}"
+    )
+
+
+def test_an_answer_that_nothing_bounds_costs_what_a_model_may_write() -> None:
+    price, boundless = Price(0.0, 10.0), Dialect(tokens=None)
+    worst = price.of(0, LONGEST_ANSWER)
+    budget = Budget(price, max_cost=1.5 * worst)
+    assert budget.take(ask(), boundless) == worst
+    budget.settle(worst, reply(200, 10, 500))
+    assert budget.take(ask(), boundless) == worst
+    assert budget.take(ask(), boundless) is None
+    assert budget.take(ask()) == price.of(0, 100)
+    poor = Budget(price, max_cost=0.1)
+    assert poor.take(ask(), boundless) is None
+    assert "nothing that is sent bounds its answer" in poor.reason
+
+
+@pytest.mark.parametrize(
+    ("extra", "most"),
+    [
+        ({}, 100),
+        ({"top_p": 0.9, "logprobs": True, "stop": ["max_tokens"]}, 100),
+        ({"max_tokens": 9000}, 9000),
+        ({"max_completion_tokens": 9000}, 9100),  # which of the two counts is not known
+        ({"options": {"num_predict": 500}}, 600),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, 2100),
+        ({"extra": [{"thinkingBudget": 2000}]}, 2100),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": -1}, None),
+        ({"n_predict": 0}, None),
+        ({"max_tokens": "9000"}, None),
+    ],
+    ids=str,
+)
+def test_how_long_an_answer_may_be_by_what_is_sent(extra: dict[str, Any], most: int | None) -> None:
+    asked = Question(regions=(1,), images=(), text="?", extra_body=extra)
+    assert most_tokens(asked, Dialect(), 100) == most
+
+
+def test_max_cost_holds_where_the_endpoint_takes_no_length_limit(
+    make_dataset: Callable[..., Any],
+) -> None:
+    def refuse(request: Request) -> str | None:
+        name = next((name for name in TOKEN_PARAMETERS if name in request.body), None)
+        return f"rejects_{name}" if name else None
+
+    with Endpoint(refuse) as endpoint:
+        options = {"base_url": endpoint.base_url, "answer_store": None, "price": (0.0, 10.0)}
+        none = caption_dataset(make_dataset(5), max_cost=1.0, **options)
+        assert set(none["answer_status"]) == {"skipped_budget"}
+        assert "nothing that is sent bounds its answer" in none["answer_error"][0]
+        assert endpoint.usage == (0, 0)
+        some = caption_dataset(make_dataset(5), max_cost=2.0, **options)
+        assert set(some["answer_status"]) == {"ok"}
 
 
 def test_what_was_spent_is_what_was_told() -> None:
