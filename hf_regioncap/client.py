@@ -354,6 +354,13 @@ class Run:
             while wait := line.gate.wait(time.monotonic()):
                 await self._pause(wait)
                 self._check_alive()
+            while dialect != line.dialect(ask.question.model, self._first):
+                # Learned meanwhile, and it may allow a longer answer.
+                self._give_back(reserved)
+                reserved = None
+                reserved, dialect = await self._reserve(line, ask)
+                if reserved is None:
+                    return None, dialect
             self.tally.requests += 1
             self._in_flight += 1
             sent_at = time.monotonic()
@@ -362,9 +369,9 @@ class Run:
             self._in_flight -= sent_at is not None
             raise
         finally:
-            if self._budget is not None and sent_at is None:
-                self._budget.give_back(reserved)
-            elif self._budget is not None:
+            if sent_at is None:
+                self._give_back(reserved)
+            elif self._budget is not None and reserved is not None:
                 self._budget.settle(reserved, reply)
         now = time.monotonic()
         if reply.status in (429, 503) and not verdict.out_of_credit(reply):
@@ -391,6 +398,10 @@ class Run:
                 return reserved, dialect
             await asyncio.sleep(0.02)
             self._check_alive()
+
+    def _give_back(self, reserved: float | None) -> None:
+        if self._budget is not None and reserved is not None:
+            self._budget.give_back(reserved)
 
     def _budget_words(self) -> str:
         return self._budget.reason if self._budget is not None else ""
