@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OFFLINE, OPENAI_URL, Options, _check_base_url
 
-_SECRET = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
+_SECRET = re.compile(r"auth|key|token|secret|cookie|password|bearer", re.IGNORECASE)
+#: What people call variables, and what no key looks like.
+_VARIABLE = re.compile(r"[A-Z]{1,12}(_[A-Z]{1,12})*(_?\d)?")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Endpoint:
     key: str | None = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     query: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    body: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     timeout: float = 120.0
     concurrency: int = 32
 
@@ -46,8 +49,7 @@ class Endpoint:
     @property
     def secrets(self) -> list[str]:
         """What must not be kept or told: the key, and what else is sent that looks like one."""
-        given = (*self.headers, *self.query)
-        values = [str(value) for name, value in given if _SECRET.search(name)]
+        values = list(_secret_texts((*self.headers, *self.query, *self.body)))
         values += [value.rpartition(" ")[2] for value in values]  # without "Bearer"
         return [value for value in (self.key, *values) if value and len(value) >= 8]
 
@@ -124,9 +126,22 @@ def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
         key,
         headers=tuple((str(k), str(v)) for k, v in (options.extra_headers or {}).items()),
         query=tuple(_parameter(k, v) for k, v in (options.extra_query or {}).items()),
+        body=tuple((str(k), v) for k, v in (options.extra_body or {}).items()),
         timeout=options.timeout,
         concurrency=options.concurrency,
     )
+
+
+def _secret_texts(given: Iterable[tuple[str, Any]], secret: bool = False) -> Iterator[str]:
+    """The texts, however deep, that stand under a name which sounds like a key's."""
+    for name, value in given:
+        inside = secret or bool(_SECRET.search(name))
+        if isinstance(value, Mapping):
+            yield from _secret_texts(((str(k), v) for k, v in value.items()), inside)
+        elif isinstance(value, list | tuple):
+            yield from _secret_texts(((name, each) for each in value), inside)
+        elif inside and not isinstance(value, bool) and value is not None:
+            yield str(value)
 
 
 def _parameter(name: Any, value: Any) -> tuple[str, Any]:
@@ -150,9 +165,10 @@ def _find_key(name: str | None, url: str, env: Mapping[str, str]) -> str | None:
     if name is not None:
         key = env.get(name, "").strip()
         if not key:
-            shown = repr(name) if name.isidentifier() else "named by api_key_env (not a name)"
+            # What looks like a key is one: somebody has passed it in place of its variable's name.
+            shown = f" {name!r}" if _VARIABLE.fullmatch(name) else ", whose name is not shown,"
             raise OptionError(
-                f"api_key_env: the environment variable {shown} is not set; it is the name of a "
+                f"api_key_env: the environment variable{shown} is not set; it is the name of a "
                 "variable that is asked for, never the key itself"
             )
         return _sendable(name, key)

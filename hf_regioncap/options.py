@@ -128,7 +128,7 @@ class Options:
     """the model's name at the endpoint"""
     base_url: str | None = None
     """OpenAI-compatible address; None: `OPENAI_BASE_URL`, else OpenAI; `"offline"`: built in"""
-    api_key_env: str | None = None
+    api_key_env: str | None = field(default=None, repr=False)
     """name of the variable with the key; None: `OPENAI_API_KEY`, for its host; `""`: no key"""
     concurrency: int = 32
     """requests in flight per process, at most"""
@@ -148,9 +148,9 @@ class Options:
     """`"max_tokens"` or `"max_completion_tokens"`; None: what the endpoint takes"""
     extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
     """further request headers"""
-    extra_query: Mapping[str, Any] | None = None
+    extra_query: Mapping[str, Any] | None = field(default=None, repr=False)
     """further query parameters of the request's address"""
-    extra_body: Mapping[str, Any] | None = None
+    extra_body: Mapping[str, Any] | None = field(default=None, repr=False)
     """further fields of the request's body"""
     reask: int = 1
     """how often missing regions are asked for again"""
@@ -181,7 +181,8 @@ class Options:
             value = getattr(self, name)
             kinds = (str, os.PathLike) if name in _PATHS else (str,)
             if not isinstance(value, kinds) and not (value is None and name in _MAY_BE_NONE):
-                raise OptionError(f"{name} must be {words}, got {value!r}")
+                shown = type(value).__name__ if name == "api_key_env" else repr(value)
+                raise OptionError(f"{name} must be {words}, got {shown}")
         self._check_callables()
         self._check_mappings()
         _check_base_url(self.base_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from typing import Any
 
 import pytest
 from endpoint import Endpoint
@@ -105,6 +106,41 @@ def test_errors_ask_before_anything_is_sent(
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345",
+        "gsk_AbCdEfGhIjKlMnOpQrStUv0123456789",
+        "sk-proj-AbCd1234567890",
+        "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+        "0123456789abcdef0123456789abcdef",
+        "abcdef0123456789abcdef0123456789",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        b"bytes-canary",
+    ],
+)
+def test_a_key_in_place_of_its_variables_name_is_not_shown(key: Any) -> None:
+    with pytest.raises(OptionError, match="name of a") as caught:
+        resolve_endpoint(Options(base_url=ELSEWHERE, api_key_env=key), {})
+    assert str(key) not in str(caught.value)
+    assert "bytes-canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["OPENROUTER_API_KEY", "KEY_2", "OTHER"])
+def test_a_name_that_looks_like_one_is_shown(name: str) -> None:
+    with pytest.raises(OptionError, match=f"'{name}' is not set"):
+        resolve_endpoint(Options(base_url=ELSEWHERE, api_key_env=name), {})
+
+
+def test_options_show_no_value_that_may_be_a_key() -> None:
+    canary = {"key": CANARY}
+    told = repr(
+        Options(api_key_env=CANARY, extra_headers=canary, extra_query=canary, extra_body=canary)
+    )
+    assert CANARY not in told
+
+
 def test_the_environment_is_the_processs_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
@@ -129,10 +165,18 @@ def test_what_must_not_be_told() -> None:
         "Authorization": "Bearer another-secret",
         "X": "y",
     }
-    options = Options(base_url=ELSEWHERE, api_key_env="OTHER", extra_headers=headers)
+    body = {"provider_key": "secret-of-a-body", "auth": {"id": ["deep-secret"], "on": True}}
+    options = Options(
+        base_url=ELSEWHERE,
+        api_key_env="OTHER",
+        extra_headers=headers,
+        extra_query={"key": ["secret-of-a-query"]},
+        extra_body={**body, "reasoning_effort": "minimal-or-so"},
+    )
     secrets = resolve_endpoint(options, {"OTHER": CANARY}).secrets
-    assert {CANARY, "secret-of-a-header", "another-secret"} <= set(secrets)
-    assert "y" not in secrets
+    assert {CANARY, "secret-of-a-header", "another-secret", "secret-of-a-query"} <= set(secrets)
+    assert {"secret-of-a-body", "deep-secret"} <= set(secrets)
+    assert not {"y", "True", "minimal-or-so"} & set(secrets)
     assert resolve_endpoint(Options(base_url=LOOPBACK), {}).secrets == []
 
 
