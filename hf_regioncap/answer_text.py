@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from hf_regioncap.answer_preface import after_thoughts, own_turn
 from hf_regioncap.wire import writable
 
 COLONS = (":", "：")
@@ -46,29 +47,16 @@ def named_number(name: str) -> int | None:
     return to_int(found["number"]) if found else None
 
 
-_THINKING = re.compile(r"\s*+(?:<(think|thinking|thought|reasoning)>|◁think▷)", re.IGNORECASE)
-_THOUGHT = re.compile(r"^[ \t]{0,8}</think(?:ing)?>|</think(?:ing)?>[ \t]{0,8}$", re.M | re.I)
 _ESCAPED_MARK = re.compile(r"(?:\\<|&lt;)(/?[\w ]{1,20})(?:\\?>|&gt;)")
 _PACKAGING = re.compile(
-    r"^[ \t]{0,8}(?:```|~~~)[\w+-]{0,20}[ \t]{0,8}$|</?answer>|<\|[a-z_]{1,30}\|>|</s>|\ufeff", re.M
+    r"^[ \t]{0,8}(?:```|~~~)[\w+-]{0,20}[ \t]{0,8}$|</?answer>|<\|\w{1,30}\|>"
+    r"|<(?:end_of_turn|end_of_utterance|eos|pad)>|<turn\|>|</s>|\ufeff",
+    re.M,
 )
 
 
 def clean(answer: str) -> str:
-    """Drop what is no part of the answer: lone surrogates, thinking, fences, special tokens."""
+    """Drop what is no part of the answer: lone surrogates, thoughts, fences, special tokens."""
     text = writable(answer).replace("\r\n", "\n").replace("\r", "\n")
-    text = _after_thinking(text)
+    text = own_turn(after_thoughts(text))
     return _ESCAPED_MARK.sub(r"<\1>", _PACKAGING.sub("", text)).strip()
-
-
-def _after_thinking(text: str) -> str:
-    pos = 0
-    while opened := _THINKING.match(text, pos):
-        close = f"</{opened[1]}>" if opened[1] else "◁/think▷"
-        end = text.find(close, opened.end())
-        if end < 0:
-            return ""
-        pos = end + len(close)
-    for closed in _THOUGHT.finditer(text, pos):  # some templates eat the opening tag
-        pos = closed.end()
-    return text[pos:]

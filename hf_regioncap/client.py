@@ -285,7 +285,8 @@ class Run:
         reading = heard.reading
         if heard.completion is not None and reading is None:
             regions = ask.question.regions
-            reading = await self._aside(read_answer, heard.completion, regions, self._parse)
+            texts = ask.question.texts
+            reading = await self._aside(read_answer, heard.completion, regions, self._parse, texts)
         return replace(heard, paid=paid + heard.paid, new=heard.paid, reading=reading)
 
     async def _aside(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -437,7 +438,8 @@ class Run:
         self.tally.unknown_usage += None in tokens
         regions = ask.question.regions
         # What the user's parser makes of it is found out when it is on disk: whatever that does.
-        reading = read_answer(completion, regions, _taken_whole if self._parse else None)
+        parse = _taken_whole if self._parse else None
+        reading = read_answer(completion, regions, parse, ask.question.texts)
         if self._store is not None:
             answer = StoredAnswer(
                 status=reading.status,
@@ -531,7 +533,7 @@ def hear_from_store(
     captions: dict[int, str] = {}
     for answer in [] if ask.fresh else past:
         completion = read_completion(answer.raw)
-        reading = read_answer(completion, ask.question.regions, parse)
+        reading = read_answer(completion, ask.question.regions, parse, ask.question.texts)
         if reading.status == "ok":
             whole = replace(reading, captions=captions | reading.captions)
             serves = Heard(completion, paid, reading=whole)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
+from hf_regioncap.answer_preface import after_prompt
 from hf_regioncap.errors import is_interrupt
 from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
@@ -45,9 +46,14 @@ class Reading:
 
 
 def read_answer(
-    completion: Completion, regions: Sequence[int], parse: Parse | None = None
+    completion: Completion,
+    regions: Sequence[int],
+    parse: Parse | None = None,
+    prompt: Sequence[str] = (),
 ) -> Reading:
     """Judge a completion: its captions by region, or the status and the reason why there are none.
+
+    `prompt` are the texts of the question, which some servers give back before the answer.
 
     >>> read_answer(Completion(text="<region1>: a cat", finish_reason="stop"), [1]).captions
     {1: 'a cat'}
@@ -65,10 +71,14 @@ def read_answer(
         return Reading("api_refused", reason=f"refused: {redact(completion.refusal)}")
     if not text:
         return _without_text(completion, end)
-    if is_refusal(text):
-        return Reading("api_refused", reason=f"refused: {redact(text)}")
+    own = after_prompt(text, prompt)
+    if not own.strip():
+        return Reading("api_bad_answer", reason="nothing but the prompt came back")
+    if is_refusal(own):
+        return Reading("api_refused", reason=f"refused: {redact(own)}")
     try:
-        captions = _captions(text, regions, end in ("cut", "other"), parse)
+        said = own if parse is None else text
+        captions = _captions(said, regions, end in ("cut", "other"), parse)
     except BaseException as error:  # a user's parser may raise anything; the row keeps the reason
         if is_interrupt(error):
             raise
@@ -225,7 +235,9 @@ def _read_until_usable(
         if heard.completion is None:
             return Reading(heard.status, captions, heard.reason), _texts(said)
         text = answer_text(heard.completion, question.regions) or heard.completion.refusal
-        reading = heard.reading or read_answer(heard.completion, question.regions, parse)
+        reading = heard.reading or read_answer(
+            heard.completion, question.regions, parse, question.texts
+        )
         captions |= reading.captions
         said += [(text, reading)] if text else []
         tries[reading.status] = tries.get(reading.status, 1) - 1

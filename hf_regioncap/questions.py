@@ -52,6 +52,12 @@ class Question:
             language=self.language,
         )
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that is said: the system prompt, the prompt, what goes with it in either form."""
+        forms = self.instructions("json_schema"), self.instructions("text")
+        return self.system, self.text, *forms
+
     def only(self, regions: Sequence[int]) -> Question:
         """The same question for the regions that are missing."""
         return replace(self, regions=tuple(regions), asked_again=True)
