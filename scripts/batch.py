@@ -25,7 +25,7 @@ from typing import Any
 from hf_regioncap.batch import export_requests, import_results
 from hf_regioncap.errors import OptionError, StoreError
 from hf_regioncap.flags import add_option_flags, options_from_flags
-from hf_regioncap.inputs import first_rows, load
+from hf_regioncap.inputs import load
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -56,11 +56,11 @@ def export(parsed: argparse.Namespace) -> int:
         split=parsed.split,
         config=parsed.config,
         revision=parsed.revision,
+        limit=parsed.limit,
+        tell=lambda words: print(f"note: {words}", file=sys.stderr),
     )
     if root is not None:
         options.setdefault("image_root", root)
-    if parsed.limit is not None:
-        dataset = first_rows(dataset, parsed.limit)
     exported = export_requests(dataset, parsed.folder, **options)
     print(f"{exported.requests:,} requests in {len(exported.files)} files")
     for file in exported.files:

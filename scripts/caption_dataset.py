@@ -99,8 +99,7 @@ def load_input(parsed: argparse.Namespace, options: dict[str, Any]) -> Any:
     from hf_regioncap import inputs
 
     if parsed.demo:
-        demo = inputs.demo_dataset()
-        return demo if parsed.limit is None else inputs.first_rows(demo, parsed.limit)
+        return inputs.first_rows(inputs.demo_dataset(), parsed.limit)
     columns = {n: options[n] for n in ("image_column", "bbox_column") if n in options}
     dataset, root = inputs.load(
         parsed.input,
@@ -110,12 +109,17 @@ def load_input(parsed: argparse.Namespace, options: dict[str, Any]) -> Any:
         config=parsed.config,
         revision=parsed.revision,
         streaming=parsed.streaming,
+        limit=parsed.limit,
+        tell=note,
     )
     if root is not None:
         options.setdefault("image_root", root)
-    if parsed.limit is not None:
-        dataset = inputs.first_rows(dataset, parsed.limit)
     return dataset
+
+
+def note(words: str) -> None:
+    """Say on the way what is not as one might think."""
+    print(f"note: {words}", file=sys.stderr)
 
 
 def load_output(folder: Path) -> Any:

@@ -99,6 +99,75 @@ def test_a_field_without_boxes_stays_for_the_check_to_name(tmp_path: Path) -> No
     assert dataset["caption"][0] == "cup 0"
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            [[{"bbox": BOX, "label": 1}], [{"bbox": BOX, "label": "dog"}]],
+            [[{"bbox": BOX, "label": "1"}], [{"bbox": BOX, "label": "dog"}]],
+        ),
+        (
+            [{"bbox": [BOX], "label": [1]}, {"bbox": [BOX, BOX], "label": ["dog", None]}],
+            [{"bbox": [BOX], "label": ["1"]}, {"bbox": [BOX, BOX], "label": ["dog", None]}],
+        ),
+        (
+            [[{"bbox": BOX}], {"bbox": [BOX, BOX], "label": ["cat", "dog"]}],
+            [
+                [{"bbox": BOX, "label": None}],
+                [{"bbox": BOX, "label": "cat"}, {"bbox": BOX, "label": "dog"}],
+            ],
+        ),
+        (
+            [[{"bbox": BOX, "more": {}}], [{"bbox": BOX, "more": {}}]],
+            [[{"bbox": BOX, "more": "{}"}], [{"bbox": BOX, "more": "{}"}]],
+        ),
+    ],
+)
+def test_fields_that_mix_types_cost_no_boxes(rows: Any, expected: Any, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    file = lines(tmp_path / "rows.jsonl", *({"image": "a.png", "objects": each} for each in rows))
+    dataset, root = load(str(file), bbox_column="objects.bbox")
+    assert dataset["objects"][:] == expected
+    captioned = caption_dataset(
+        dataset, base_url="offline", image_root=root, bbox_column="objects.bbox"
+    )
+    assert captioned["box_status"][0] == ["ok"]
+    assert captioned["answer_status"][:] == ["ok", "ok"]
+
+
+def test_columns_that_no_arrow_type_holds_are_text(tmp_path: Path) -> None:
+    values = [10**400, -(2**63), "x", {"a": [1, "y"]}, None, {}]
+    rows = [{"image": "a.png", "bbox": [], "n": value} for value in values]
+    dataset, _ = load_jsonl(lines(tmp_path / "rows.jsonl", *rows))
+    assert dataset["n"][:] == [*(str(10**400), str(-(2**63)), "x", '{"a": [1, "y"]}', None, "{}")]
+    dataset.remove_columns("image").to_parquet(str(tmp_path / "rows.parquet"))
+
+
+def test_half_characters_marks_and_back_slashes_are_read(tmp_path: Path) -> None:
+    photo(tmp_path / "images" / "a.png")
+    text = '{"image": "images\\\\a.png", "bbox": [], "t\\ud800": "\\ud83d\\ude00 \\udc00"}'
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
+    dataset, root = load_jsonl(tmp_path / "rows.jsonl")
+    assert dataset["t\ufffd"][:] == ["\U0001f600 \ufffd"]
+    captioned = caption_dataset(dataset, base_url="offline", image_root=root, propose=None)
+    assert captioned["image_status"][:] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "line 2: nested too deeply"),
+        ('{"n": 1' + "0" * 5000 + "}", "line 2: not JSON"),
+        ("{", "line 2: not JSON"),
+        ("5", "line 2: not a JSON object"),
+    ],
+)
+def test_lines_that_cannot_be_read_are_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"image": null}\n' + text)
+    with pytest.raises(OptionError, match=words):
+        load_jsonl(tmp_path / "rows.jsonl")
+
+
 # Image folders
 
 
@@ -112,7 +181,10 @@ def test_split_words_in_file_names_cost_no_metadata(
         photo(tmp_path / "coco" / folder / name)
     rows = [{"file_name": name, "bbox": [BOX]} for name in names]
     lines(tmp_path / "coco" / folder / "metadata.jsonl", *rows)
-    dataset, root = load(str(tmp_path / "coco"), streaming=streaming)
+    told: list[str] = []
+    dataset, root = load(str(tmp_path / "coco"), streaming=streaming, tell=told.append)
+    counts = [words.partition("': ")[2] for words in told]
+    assert counts == ["3 photos found, 3 rows read (3 in train)"] * (not streaming)
     assert [row["bbox"] for row in dataset] == [[BOX]] * 3
     assert root == str(tmp_path / "coco")
 
@@ -122,7 +194,9 @@ def test_folders_of_splits_stay_splits(tmp_path: Path) -> None:
         photo(tmp_path / "coco" / split / "COCO_val2014_1.jpg")
         rows = [{"file_name": "COCO_val2014_1.jpg", "bbox": [BOX]}]
         lines(tmp_path / "coco" / split / "metadata.jsonl", *rows)
-    dataset, _ = load(str(tmp_path / "coco"))
+    told: list[str] = []
+    dataset, _ = load(str(tmp_path / "coco"), tell=told.append)
+    assert told[0].endswith("2 photos found, 2 rows read (1 in train, 1 in validation)")
     assert {name: part["bbox"][:] for name, part in dataset.items()} == {
         "train": [[BOX]],
         "validation": [[BOX]],
