@@ -14,7 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def export_requests(
     if checked.answer_store is None:
         raise OptionError("answer_store must not be None: results come back through the store")
     dialect = wire.first_dialect(checked, is_openai=is_openai(find_address(checked)))
+    dialect = replace(dialect, stream=None)  # a batch streams nothing
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     earlier = _earlier_export(place)

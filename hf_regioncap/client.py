@@ -17,15 +17,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
-from hf_regioncap import limits, rejections, verdict, wire
-from hf_regioncap.dialogue import Ask, Heard, Outcome, Tokens, read_answer
+from hf_regioncap import rejections, verdict, wire
+from hf_regioncap.attempts import Attempts
+from hf_regioncap.dialogue import Ask, Heard, Outcome, Reading, Tokens, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.options import Parse
 from hf_regioncap.response import Completion, read_completion
+from hf_regioncap.room import Room
 from hf_regioncap.slots import Slots
 from hf_regioncap.store import AnswerStore, StoredAnswer
 from hf_regioncap.store_file import GROUP_SECONDS
@@ -35,10 +37,9 @@ from hf_regioncap.transport import BadBody, Reply, failed, set_up
 if TYPE_CHECKING:
     import openai
 
+#: Seconds at most until somebody looks whether a server is back that was not there.
+_TRY_TO_REACH = 5.0
 _NO_REDIRECTS = "redirects are not followed, as they would carry images and key elsewhere"
-
-#: Turns of 10 ms that the first request goes ahead of the others, and on this machine.
-_PATIENCE, _PATIENCE_NEAR = 50, 10
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -49,12 +50,18 @@ Dialogue = Generator[Ask, Heard, Outcome]
 class Tally:
     """What a run has spent; `requests` counts everything that was sent.
 
-    `rejections` are those in a row of the kind that is one row's own, or else the whole run's.
+    `rejections` are those in a row of the kind that is one row's own, or else the whole run's;
+    `useless` counts the same error in place of an answer, `told_off` those in a row that were told
+    to wait for too long, `given_up` the rows that were given up while nothing got through.
     """
 
     requests: int = 0
     rejections: int = 0
+    useless: tuple[str, int] = ("", 0)
+    told_off: int = 0
+    given_up: int = 0
     answered: int = 0
+    succeeded: int = 0
     from_store: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -70,6 +77,11 @@ class Line:
         self.endpoint = endpoint
         self.gate = gate or Gate(near=is_loopback(endpoint.host))
         self.slots = slots or Slots()
+        self.room = Room(endpoint.timeout)
+        self.guesses: dict[tuple[str, wire.Dialect], asyncio.Event] = {}
+        self._answered: set[tuple[str, wire.Dialect]] = set()
+        self._unreachable = 0  # in a row
+        self._reached_at: float | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._dialects: dict[tuple[str, wire.Dialect], wire.Dialect] = {}
         self._probes: dict[str, asyncio.Event] = {}
@@ -88,6 +100,49 @@ class Line:
         """Remember a better way, unless another request has learned since."""
         if self.dialect(model, first) == used:
             self._dialects[model, first] = better
+
+    def has_answered(self, model: str, dialect: wire.Dialect) -> bool:
+        """Whether the model has answered a request in this dialect."""
+        return (model, dialect) in self._answered
+
+    def guess(self, model: str, first: wire.Dialect) -> asyncio.Event | None:
+        """What tells the end of a guess that is under way: whether another form is taken."""
+        guess = self.guesses.get((model, self.dialect(model, first)))
+        return None if guess is None or guess.is_set() else guess
+
+    def take(self, model: str, first: wire.Dialect, used: wire.Dialect) -> None:
+        """Note that a dialect was answered; one that was tried on a guess is learned by that."""
+        self._answered.add((model, used))
+        now = self.dialect(model, first)
+        if not self.has_answered(model, now):
+            self.learn(model, first, now, used)
+
+    # What is known of its state
+
+    def wait(self, now: float) -> float:
+        """Seconds to wait before asking again; 0.0 means: send now."""
+        return 0.02 if self.room.is_full else self.gate.wait(now)
+
+    def note(self, reply: Reply, now: float, sent_at: float) -> None:
+        """Learn from a reply how much the endpoint can take."""
+        self.room.leave(now, sent_at, timed_out=reply.timed_out)
+        self._unreachable = self._unreachable + 1 if reply.unreachable else 0
+        if reply.status:
+            self._reached_at = now
+        if reply.timed_out:
+            self.gate.timed_out(now, sent_at)
+        elif verdict.turned_away(reply) and not verdict.out_of_credit(reply):
+            told = verdict.told_to_wait(reply, time.time()).seconds
+            self.gate.refused(now, sent_at, _TRY_TO_REACH if reply.unreachable else told)
+        else:
+            self.gate.answered(now, sent_at)
+
+    def is_dead(self, now: float) -> bool:
+        """Whether nobody has been there of late, and is not for some tries."""
+        lately = self._reached_at is not None and now - self._reached_at < verdict.PATIENCE
+        return self._unreachable >= verdict.ERROR_TRIES and not lately
+
+    # Who goes first
 
     async def may_ask(self, model: str) -> None:
         """Let the first request go ahead of the others for a moment.
@@ -112,7 +167,7 @@ class Line:
         The moment is counted in short turns, which take longer when this process is as busy with
         drawing as it is at the start: the probe itself then takes longer, too.
         """
-        for _ in range(_PATIENCE_NEAR if is_loopback(self.endpoint.host) else _PATIENCE):
+        for _ in range(10 if is_loopback(self.endpoint.host) else 50):
             await asyncio.sleep(0.01)
         probe.set()
 
@@ -164,12 +219,24 @@ class Line:
         try:
             text = response.content.decode()
         except UnicodeDecodeError:
-            if response.status_code == 200:
-                return Reply(200, failure="a garbled body (not UTF-8)")
+            if 200 <= response.status_code < 300:
+                return Reply(response.status_code, failure="a garbled body (not UTF-8)")
             text = response.content.decode("utf-8", "replace")
         for secret in self.endpoint.secrets:  # some endpoints quote the key that they reject
             text = text.replace(secret, "[key]")
-        return Reply(response.status_code, text, response.headers)
+        return verdict.settle(Reply(response.status_code, text, response.headers))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that has left: what came back, how it was said, and whether nothing got through.
+
+    `blocked` tells of the moment before it was sent.
+    """
+
+    reply: Reply
+    dialect: wire.Dialect
+    blocked: bool
 
 
 class Run:
@@ -303,90 +370,185 @@ class Run:
 
     async def _ask_endpoint(self, line: Line, ask: Ask, key: str) -> Heard:
         """One loop for every retry that has to do with the network or the endpoint's state."""
-        model, tries = ask.question.model, ask.failures
-        while True:
-            # The slot is held until the answer is on disk: whatever kills this process, no more
-            # answers are lost than `concurrency`.
-            async with line.slots.one_of(self._endpoint.concurrency):
-                reply, dialect = await self._send(line, ask)
-                if reply is None:
-                    return Heard(status="skipped_budget", reason=self._budget_words())
-                try:
-                    if reply.status == 200:
-                        line.proven(model)
-                        return replace(await self._keep(line, ask, key, reply), failures=tries)
-                finally:
-                    self._in_flight -= 1
-            self._check_alive()
-            judged = verdict.judge(reply, self.tally, dialect)
-            if isinstance(judged, wire.Dialect):
-                line.learn(model, self._first, dialect, judged)
-                line.probe_again(model)
-                continue
-            words = self._redacted(ask, reply)
-            if judged == "permanent":
-                kept = self._store is not None
-                self.stop(
-                    EndpointError(verdict.permanent_words(reply, words, self._endpoint, kept))
-                )
-                continue  # and find at the next turn that the run has stopped
-            line.proven(model)
-            tries += 1
-            wait = verdict.backoff(tries, reply)
-            if judged == "row" or tries >= verdict.ERROR_TRIES or wait is None:
-                return Heard(status="api_error", reason=verdict.failure_words(words, tries))
-            await self._pause(wait)
+        attempts = Attempts(ask.failures)
+        try:
+            while (heard := await self._attempt(line, ask, key, attempts)) is None:
+                pass
+        finally:
+            attempts.end_guess()
+        return replace(heard, failures=attempts.counted)
+
+    async def _attempt(self, line: Line, ask: Ask, key: str, attempts: Attempts) -> Heard | None:
+        """Send once; None where it is to be sent again."""
+        trial = attempts.trial
+        while trial is None and (guess := line.guess(ask.question.model, self._first)):
+            await guess.wait()
+        # The slot is held until the answer is on disk: whatever kills this process, no more
+        # answers are lost than `concurrency`.
+        async with line.slots.one_of(self._endpoint.concurrency):
+            if trial is None and line.guess(ask.question.model, self._first):
+                return None  # it has begun while this question waited for its turn
+            sent = await self._send(line, ask, trial)
+            if sent is None:
+                return Heard(status="skipped_budget", reason=self._budget_words())
+            try:
+                if sent.reply.answers or self._reads(sent.reply, ask):
+                    line.proven(ask.question.model)
+                    heard = await self._keep(line, ask, key, sent.reply)
+                    if heard.completion is not None and heard.completion.problem is None:
+                        line.take(ask.question.model, self._first, sent.dialect)
+                    return heard
+            finally:
+                self._in_flight -= 1
+        self._check_alive()
+        return await self._consider(line, ask, sent, attempts)
+
+    async def _consider(self, line: Line, ask: Ask, sent: Sent, attempts: Attempts) -> Heard | None:
+        """Judge a reply that is no answer; None where the question is to be sent again."""
+        model, reply, used = ask.question.model, sent.reply, sent.dialect
+        answered = line.has_answered(model, used)
+        judged = verdict.judge(reply, used, answered=answered)
+        if judged.kind == "learn" and judged.dialect is not None:
+            if attempts.trial is not None:
+                attempts.trial = judged.dialect
+                return None
+            line.learn(model, self._first, used, judged.dialect)
+            line.probe_again(model)
+            return None
+        if judged.kind == "guess" and await self._guess(line, model, sent, judged, attempts):
+            return None
+        words = self._redacted(ask, reply)
+        if judged.kind == "permanent":
+            self._end(verdict.permanent_words(reply, words, self._endpoint))
+        line.proven(model)
+        if judged.kind == "refused":
+            return Heard(status="api_refused", reason=words)
+        if judged.kind == "row" or (judged.kind == "guess" and reply.status < 500):
+            return self._reject(reply, words)
+        if judged.kind in ("again", "reform"):
+            attempts.change_form(judged)
+        elif reply.status == 500 and not answered and attempts.seen >= 2:
+            attempts.trial = wire.next_dialect(used, "response_format")  # some name no cause
+        return await self._try_again(line, sent, attempts, words)
+
+    async def _guess(
+        self, line: Line, model: str, sent: Sent, judged: verdict.Verdict, attempts: Attempts
+    ) -> bool:
+        """Try another form where a rejection names no cause; one question tries it for all.
+
+        False where no other form helps.
+        """
+        if attempts.guessing is not None:
+            attempts.trial = judged.dialect
+            return True
+        if (model, sent.dialect) not in line.guesses:
+            attempts.guessing = line.guesses[model, sent.dialect] = asyncio.Event()
+            attempts.trial = judged.dialect
+            return True
+        await line.guesses[model, sent.dialect].wait()
+        return line.dialect(model, self._first) != sent.dialect
+
+    async def _try_again(
+        self, line: Line, sent: Sent, attempts: Attempts, words: str
+    ) -> Heard | None:
+        """Wait for the next try; the row's failure where there is none, or the run's."""
+        reply, now = sent.reply, time.time()
+        is_turned_away = verdict.turned_away(reply)
+        attempts.fail(blocked=sent.blocked and is_turned_away)
+        if not is_turned_away and reply.status:
+            attempts.end_guess()
+        told = verdict.told_to_wait(reply, now)
+        self.tally.told_off += told.too_long
+        if told.daily or self.tally.told_off >= verdict.GIVEN_UP:
+            self._end(verdict.limit_words(told, words, self._endpoint, now))
+        if reply.unreachable and line.is_dead(time.monotonic()):
+            self._end(verdict.unreachable_words(words, self._endpoint))
+        shut_for = line.gate.shut_for(time.monotonic()) if is_turned_away else None
+        wait = verdict.backoff(attempts.seen, told)
+        if wait is None or attempts.are_used_up(shut_for):
+            self.tally.given_up += shut_for is not None
+            if shut_for is not None and self.tally.given_up >= verdict.GIVEN_UP:
+                self._end(verdict.outage_words(words, self._endpoint, shut_for))
+            return Heard(status="api_error", reason=verdict.failure_words(words, attempts.seen))
+        await self._pause(wait)
+        return None
+
+    def _reject(self, reply: Reply, words: str) -> Heard:
+        """A rejection of one row, or of the run where it has met nothing else."""
+        self.tally.rejections += 1
+        if not self.tally.succeeded and self.tally.rejections >= verdict.REJECTIONS:
+            self._end(verdict.permanent_words(reply, words, self._endpoint))
+        return Heard(status="api_error", reason=words)
+
+    def _end(self, words: str) -> NoReturn:
+        """Stop the run, for this question at once and for the others when they ask next."""
+        self._stop(words)
+        self._check_alive()
+        raise AssertionError("a stopped run is not alive")
+
+    def _stop(self, words: str) -> None:
+        kept = " What was answered before is kept in the answer store." if self._store else ""
+        self.stop(EndpointError(words + kept))
+
+    def _reads(self, reply: Reply, ask: Ask) -> bool:
+        """Whether a text that the endpoint did not accept as JSON has all captions (Groq)."""
+        if reply.status != 400 or not rejections.failed_generation(reply.body) or self._parse:
+            return False
+        said = read_completion(reply.body)
+        reading = read_answer(said, ask.question.regions, None, ask.question.texts)
+        return set(ask.question.regions) <= set(reading.captions)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not on where the run has stopped."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    async def _send(self, line: Line, ask: Ask) -> tuple[Reply | None, wire.Dialect]:
+    async def _send(self, line: Line, ask: Ask, trial: wire.Dialect | None) -> Sent | None:
         """Wait for the gate, then send: the only place where a request leaves.
 
-        The reply is None where the budget has no room; otherwise the caller counts it out of
-        those in flight. The body is made as late as possible: many rows may wait for a slot.
+        None where the budget has no room; otherwise the caller counts the request out of those in
+        flight. The body is made as late as possible: many rows may wait for a slot.
         """
-        await line.may_ask(ask.question.model)
+        if trial is None:
+            await line.may_ask(ask.question.model)
         # Before the gate: without room nobody waits there.
-        reserved, dialect = await self._reserve(line, ask)
+        reserved, dialect = await self._reserve(line, ask, trial)
         if reserved is None:
-            return None, dialect
+            return None
         reply, sent_at = Reply(0), None
         try:
-            while wait := line.gate.wait(time.monotonic()):
+            while wait := line.wait(time.monotonic()):
                 await self._pause(wait)
                 self._check_alive()
-            while dialect != line.dialect(ask.question.model, self._first):
+            while trial is None and dialect != line.dialect(ask.question.model, self._first):
                 # Learned meanwhile, and it may allow a longer answer.
                 self._give_back(reserved)
                 reserved = None
-                reserved, dialect = await self._reserve(line, ask)
+                reserved, dialect = await self._reserve(line, ask, trial)
                 if reserved is None:
-                    return None, dialect
+                    return None
+            blocked = line.gate.shut_for(time.monotonic()) is not None
             self.tally.requests += 1
             self._in_flight += 1
             sent_at = time.monotonic()
+            line.room.enter()
             reply = await line.post(wire.build_body(ask.question, dialect, ask.token_limit))
         except BaseException:
-            self._in_flight -= sent_at is not None
+            if sent_at is not None:
+                self._in_flight -= 1
+                line.room.leave(time.monotonic(), sent_at)
             raise
         finally:
             if sent_at is None:
                 self._give_back(reserved)
             elif self._budget is not None and reserved is not None:
                 self._budget.settle(reserved, reply)
-        now = time.monotonic()
-        if reply.status in (429, 503) and not verdict.out_of_credit(reply):
-            line.gate.refused(now, sent_at, limits.retry_after(reply.headers, time.time()))
-        elif reply.timed_out:
-            line.gate.timed_out(now, sent_at)
-        else:
-            line.gate.answered(now, sent_at)
-        return reply, dialect
+        line.note(reply, time.monotonic(), sent_at)
+        return Sent(reply, dialect, blocked)
 
-    async def _reserve(self, line: Line, ask: Ask) -> tuple[float | None, wire.Dialect]:
+    async def _reserve(
+        self, line: Line, ask: Ask, trial: wire.Dialect | None
+    ) -> tuple[float | None, wire.Dialect]:
         """What the budget sets aside for a request, and how this is said; None without room.
 
         A request in flight holds its worst case and frees most of it: that is waited for.
@@ -394,9 +556,9 @@ class Run:
         self._check_alive()
         model = ask.question.model
         if self._budget is None:
-            return 0.0, line.dialect(model, self._first)
+            return 0.0, trial or line.dialect(model, self._first)
         while True:
-            dialect = line.dialect(model, self._first)
+            dialect = trial or line.dialect(model, self._first)
             reserved = self._budget.take(ask, dialect)
             if reserved is not None or not self._budget.may_free():
                 return reserved, dialect
@@ -427,7 +589,7 @@ class Run:
 
     async def _keep(self, line: Line, ask: Ask, key: str, reply: Reply) -> Heard:
         """Read an answer and put it on disk before anybody sees it."""
-        self.tally.rejections = 0
+        self.tally.rejections = self.tally.told_off = self.tally.given_up = 0
         completion = read_completion(reply.body)
         if reply.failure:
             completion = Completion(problem=reply.failure)
@@ -443,6 +605,7 @@ class Run:
         # What the user's parser makes of it is found out when it is on disk: whatever that does.
         parse = _taken_whole if self._parse else None
         reading = read_answer(completion, regions, parse, ask.question.texts)
+        self._look_for_use(completion, reading)
         if self._store is not None:
             answer = StoredAnswer(
                 status=reading.status,
@@ -455,6 +618,19 @@ class Run:
             )
             await self._save(key, answer)
         return Heard(completion, (tokens,), reading=None if self._parse else reading)
+
+    def _look_for_use(self, completion: Completion, reading: Reading) -> None:
+        """Stop a run that gets the same error in place of every answer: each may be paid."""
+        is_text = completion.problem is None and bool(completion.text or completion.refusal)
+        if is_text or reading.status != "api_bad_answer":
+            self.tally.succeeded += is_text
+            return
+        problem = reading.reason or ""
+        known, count = self.tally.useless
+        same = verdict.alike(problem)
+        self.tally.useless = (same, count + 1 if same == known else 1)
+        if not self.tally.succeeded and self.tally.useless[1] >= verdict.REJECTIONS:
+            self._stop(verdict.useless_words(problem, self._endpoint))
 
     async def _save(self, key: str, answer: StoredAnswer) -> None:
         """Commit together with what else arrives while the last commit is under way."""
@@ -494,8 +670,8 @@ class Run:
         return None
 
     def _redacted(self, ask: Ask, reply: Reply) -> str:
-        if not reply.status:
-            return reply.failure
+        if reply.failure:
+            return f"HTTP {reply.status}: {reply.failure}" if reply.status else reply.failure
         if 300 <= reply.status < 400:
             return f"HTTP {reply.status}: {_NO_REDIRECTS}"
         words = wire.redact(rejections.error_words(reply.body), self._secrets(ask))

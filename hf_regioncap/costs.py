@@ -288,7 +288,7 @@ class Budget:
         if not reserved or self.price is None:
             return
         self._held -= reserved
-        if reply.status >= 300:
+        if reply.status >= 300 or reply.unreachable:
             return  # turned away: not paid
         self._seen = True
         said = read_completion(reply.body) if reply.status else Completion()

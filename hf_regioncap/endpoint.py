@@ -29,6 +29,7 @@ class Endpoint:
     body: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     timeout: float = 120.0
     concurrency: int = 32
+    key_name: str = field(default="", compare=False)  # of the variable that holds the key
 
     @property
     def host(self) -> str:
@@ -129,6 +130,7 @@ def _endpoint(options: Options, url: str, key: str | None) -> Endpoint:
         body=tuple((str(k), v) for k, v in (options.extra_body or {}).items()),
         timeout=options.timeout,
         concurrency=options.concurrency,
+        key_name=(options.api_key_env or "OPENAI_API_KEY") if key else "",
     )
 
 

@@ -71,6 +71,11 @@ class Gate:
         self._hold = 0.0
         self._row = 0  # refusals in a row
         self._last_refused = -math.inf
+        self._shut_at: float | None = None  # since when nothing gets through
+
+    def shut_for(self, now: float) -> float | None:
+        """For how many seconds everything has been turned away; None where something passes."""
+        return None if self._shut_at is None else now - self._shut_at
 
     def rate(self, now: float) -> float | None:
         """Requests per second that are let through at the moment; None where nothing limits."""
@@ -102,13 +107,15 @@ class Gate:
     def answered(self, now: float, sent_at: float) -> None:
         """A request got through, whatever its answer was worth."""
         if sent_at > self._last_refused:
-            self._row = 0
+            self._row, self._shut_at = 0, None
 
     def refused(self, now: float, sent_at: float, retry_after: float | None = None) -> None:
-        """A request was turned away (429, 503): slow down, hold everybody if nothing passes."""
+        """A request was turned away (429, 503, nobody there): slow down, hold if nothing passes."""
         if sent_at >= self._held_at:  # those sent before the hold belong to its event
             sent, bad = self._count(self._last_refused, sent_at)
             self._row = min(self._row + 1, 12) if bad + 1 >= sent else 1
+            if self._row == 1 or self._shut_at is None:
+                self._shut_at = now
             hold = min(_LONGEST_HOLD, _FIRST_HOLD * 2.0 ** (self._row - 1))
             self._hold = 0.0 if self._row == 1 else min(hold, retry_after or hold)
             self._held_at, self._open_at = now, now + self._hold

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hf_regioncap.bodies import read_body
-from hf_regioncap.rejections import error_words, not_json
+from hf_regioncap.rejections import error_words, failed_generation, not_json
 from hf_regioncap.wire import writable
 
 
@@ -58,6 +58,8 @@ def read_completion(body: str) -> Completion:
         finish_reason=_blocked(data),
     )
     if data.get("error") and not data.get("choices"):
+        if text := failed_generation(body):
+            return replace(known, text=writable(text))
         words = error_words(body)
         return replace(known, problem=f"an error in place of an answer: {words}")
     choices = data.get("choices")

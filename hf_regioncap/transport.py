@@ -1,13 +1,14 @@
 """How a request leaves, and what may come back: the official client over a transport of ours.
 
-The transport bounds what comes back in time and bytes, follows no redirect, unpacks nothing, and
-sends no header that the endpoint has no business with.
+The transport bounds what comes back in time and bytes, follows no redirect, and sends no header
+that the endpoint has no business with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,19 +29,29 @@ IDLE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Reply:
-    """What one attempt came to: a status and body, or (status 0) the failure of the attempt."""
+    """What one attempt came to: a status and body, or (status 0) the failure of the attempt.
+
+    `failure` beside a status says why the body could not be taken; `unreachable` that nobody was
+    there to send to.
+    """
 
     status: int
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
     timed_out: bool = False
+    unreachable: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether the endpoint says that this is its answer: any 2xx."""
+        return 200 <= self.status < 300
 
 
 def failed(error: BaseException) -> Reply:
     """A failure of the attempt in words, without addresses, headers or contents."""
     if isinstance(error, BadBody):
-        return Reply(200, failure=str(error))
+        return Reply(error.status, failure=str(error))
     kind = type(error).__name__
     if isinstance(error, TimeoutError) or "Timeout" in kind:
         return Reply(0, failure="no complete answer within the timeout", timed_out=True)
@@ -51,11 +62,16 @@ def failed(error: BaseException) -> Reply:
         "RemoteProtocolError": "the endpoint broke off or spoke no proper HTTP",
         "LocalProtocolError": "a header of the request is not proper HTTP",
     }
-    return Reply(0, failure=f"{words.get(kind, 'the connection failed')} ({kind})")
+    told = f"{words.get(kind, 'the connection failed')} ({kind})"
+    return Reply(0, failure=told, unreachable=kind == "ConnectError")
 
 
 class BadBody(Exception):
-    """A response body that is refused: too long, or compressed though that was not asked for."""
+    """A response body that is refused: too long, cut off, or packed in a way that we cannot."""
+
+    def __init__(self, words: str, status: int = 200) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 def set_up(endpoint: Endpoint) -> openai.AsyncOpenAI:
@@ -190,18 +206,58 @@ def _own_headers(endpoint: Endpoint) -> dict[str, str]:
 async def _read(response: httpx2.Response) -> bytes:
     import httpx2
 
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("", "identity"):
-        raise BadBody(f"a body in {encoding}, which was not asked for")
-    response.headers.pop("content-encoding", None)
-    content = bytearray()
+    status, content = response.status_code, bytearray()
     try:
         async for chunk in response.aiter_raw():
             content += chunk
             if len(content) > MAX_RESPONSE_BYTES:
-                raise BadBody(f"a body of more than {MAX_RESPONSE_BYTES // 2**20} MB")
+                raise BadBody(_TOO_LONG, status)
     except httpx2.TransportError as error:
-        if response.status_code == 200 and not isinstance(error, httpx2.TimeoutException):
-            raise BadBody(f"a body that was cut off ({type(error).__name__})") from None
+        if 200 <= status < 300 and not isinstance(error, httpx2.TimeoutException):
+            raise BadBody(f"a body that was cut off ({type(error).__name__})", status) from None
         raise
-    return bytes(content)
+    packed = response.headers.pop("content-encoding", "")
+    try:
+        plain = unpack(bytes(content), packed)
+    except BadBody as error:
+        raise BadBody(str(error), status) from None
+    if plain != content:
+        response.headers[UNPACKED] = packed
+    return plain
+
+
+_TOO_LONG = f"a body of more than {MAX_RESPONSE_BYTES // 2**20} MB"
+#: The header by which a reply says that its body came packed, and how.
+UNPACKED = "x-unpacked"
+
+
+def unpack(content: bytes, encoding: str) -> bytes:
+    """Unpack a body that came packed though that was not asked for, within the bound of all bodies.
+
+    >>> unpack(zlib.compress(b"{}"), "deflate"), unpack(b"{}", "gzip")
+    (b'{}', b'{}')
+    """
+    for name in reversed([each.strip().lower() for each in encoding.split(",")]):
+        if name in ("", "identity") or content.lstrip()[:1] in (b"{", b"["):
+            continue  # some proxies unpack a body and leave the header
+        if name not in ("gzip", "x-gzip", "deflate"):
+            raise BadBody(f"a body in {name}, which was not asked for")
+        content = _inflate(content, name)
+    return content
+
+
+def _inflate(content: bytes, name: str) -> bytes:
+    is_raw = name == "deflate" and content[:1] != b"\x78"
+    plain = bytearray()
+    while content:  # a gzip file may have several members
+        packed = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+        try:
+            plain += packed.decompress(content, MAX_RESPONSE_BYTES + 1 - len(plain))
+        except zlib.error:
+            raise BadBody(f"a body in {name} that cannot be unpacked") from None
+        if len(plain) > MAX_RESPONSE_BYTES:
+            raise BadBody(f"{_TOO_LONG}, in {name}")
+        if not packed.eof:
+            raise BadBody(f"a body in {name} that was cut off")
+        content = packed.unused_data
+    return bytes(plain)

@@ -27,7 +27,8 @@ class Dialect:
     """What an endpoint takes of the many ways to say the same; starts hopeful, learns by refusals.
 
     `form` is how the answer's form is asked for, `tokens` the name of the length limit (None: not
-    sent), the flags whether a parameter is sent at all. `fixed` names what the user decided.
+    sent), the flags whether a parameter is sent at all, `stream` its value (None: not sent).
+    `fixed` names what the user decided.
     """
 
     form: str = "json_schema"
@@ -35,6 +36,8 @@ class Dialect:
     temperature: bool = True
     detail: bool = True
     image_object: bool = True
+    stream: bool | None = False
+    stream_usage: bool = True
     fixed: frozenset[str] = frozenset()
 
 
@@ -93,6 +96,10 @@ def build_body(question: Question, dialect: Dialect, max_tokens: int) -> bytes:
         body["temperature"] = question.temperature
     if question.seed is not None:
         body["seed"] = question.seed
+    if dialect.stream is not None:  # some servers stream unless they are told not to
+        body["stream"] = dialect.stream
+    if dialect.stream and dialect.stream_usage:
+        body["stream_options"] = {"include_usage": True}
     body |= dict(question.extra_body)
     content = [_encoded({"type": "text", "text": question.text})]
     content += [_image_part(image, question.detail, dialect) for image in question.images]
@@ -193,6 +200,10 @@ def next_dialect(dialect: Dialect, parameter: str) -> Dialect | None:
         return replace(dialect, detail=False)
     if parameter == "image_url" and dialect.image_object:
         return replace(dialect, image_object=False)
+    if parameter == "stream" and dialect.stream is not None:
+        return replace(dialect, stream=None if dialect.stream else True)
+    if parameter == "stream_options" and dialect.stream and dialect.stream_usage:
+        return replace(dialect, stream_usage=False)
     return None
 
 

@@ -67,6 +67,7 @@ def test_the_smallest_body() -> None:
     dialect = Dialect(form="text", tokens=None, temperature=False)
     assert json.loads(build_body(question, dialect, 9)) == {
         "model": "",
+        "stream": False,
         "messages": [
             {
                 "role": "user",
