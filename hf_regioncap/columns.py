@@ -7,7 +7,8 @@ right features, keeps the user's columns byte for byte, and adds what the contra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from hf_regioncap.fingerprint import what_map_does
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
 from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
 from hf_regioncap.proposals import can_propose
+from hf_regioncap.remarks import Outcomes
 from hf_regioncap.rows import (
     Plan,
     Row,
@@ -256,7 +258,7 @@ def add_answers(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
 
     work = _drawn(given, begin)
     run = open_run(plan.options) if any(questions for _, questions in work) else None
-    return _give(given, plan, answer_rows(work, plan, run), ANSWER_COLUMNS)
+    return _give(given, plan, _answered(answer_rows(work, plan, run)), ANSWER_COLUMNS)
 
 
 @ColumnFunction
@@ -281,7 +283,8 @@ def add_region_captions(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     check_rows(given, plan)
     run = open_run(plan.options)
     work = [(given, index) for index in range(len(given))]
-    return _give(given, plan, caption_rows(work, plan, run, ahead=len(work) + 1), ALL_COLUMNS)
+    done = caption_rows(work, plan, run, ahead=len(work) + 1)
+    return _give(given, plan, _answered(done), ALL_COLUMNS)
 
 
 # What the five have in common
@@ -339,6 +342,16 @@ def _drawn(given: Rows, begin: Callable[[int], _T]) -> list[_T]:
     size = len(given) + 1
     with Window(range(len(given)), begin, active=size, ahead=size) as window:
         return list(window)
+
+
+def _answered(done: Iterable[Row]) -> Iterator[Row]:
+    """Pass rows on; warn where more than half of those that were asked about have failed."""
+    outcomes = Outcomes()
+    for row in done:
+        outcomes.add(row)
+        yield row
+    if told := outcomes.failures():
+        warnings.warn(told, stacklevel=2)
 
 
 def _give(given: Rows, plan: Plan, done: Iterable[Row], names: Sequence[str]) -> Any:

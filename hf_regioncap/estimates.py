@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from hf_regioncap.costs import Price, find_price, image_tokens, jpeg_size
 from hf_regioncap.dialogue import follow_up
 from hf_regioncap.options import Options, documented, read_options
 from hf_regioncap.reading import each_row, first_rows, plan_rows, splits_of, tables_of
+from hf_regioncap.remarks import remarks
+from hf_regioncap.rows import Row
 from hf_regioncap.tables import Rows
 from hf_regioncap.window import Window
 
@@ -70,6 +73,7 @@ def estimate(
 
     Every row is drawn and its question made, so that the number of requests is exact: identical
     questions count once, stored answers not at all. No endpoint is asked and no key is needed.
+    `notes` tell of images that cannot be read and of boxes that are not used.
 
     >>> from PIL import Image
     >>> from datasets import Dataset
@@ -98,8 +102,8 @@ def asks_to_send(
     seen: set[str] = set()
     counts = counts or _Counts(options, None)
     for split in splits_of(dataset):
-        for questions in _questions(split, options):
-            counts.add_row(questions)
+        for row, questions in _prepared(split, options):
+            counts.add_row(row, questions)
             for question in questions:
                 ask, stored = _first_unanswered(question, store, options)
                 counts.stored |= stored
@@ -109,13 +113,13 @@ def asks_to_send(
                     yield key, ask
 
 
-def _questions(split: Any, options: Options) -> Iterator[list[Question]]:
-    """The questions of each row of a dataset or stream, drawn on the drawing threads."""
+def _prepared(split: Any, options: Options) -> Iterator[tuple[Row, list[Question]]]:
+    """Each row of a dataset or stream with its questions, drawn on the drawing threads."""
     plan = plan_rows(first_rows(split, options.image_column), options)
     work = each_row(tables_of(split))
 
-    def begin(item: tuple[Rows, int]) -> list[Question]:
-        return prepare_row(*item, plan)[1]
+    def begin(item: tuple[Rows, int]) -> tuple[Row, list[Question]]:
+        return prepare_row(*item, plan)
 
     with Window(work, begin, active=64, ahead=64) as window:
         yield from window
@@ -151,12 +155,15 @@ class _Counts:
         self._price = price
         self.stored: set[str] = set()  # keys of questions that need not be sent
         self._rows = self._regions = self._requests = 0
+        self._images, self._boxes = Counter[str](), Counter[str]()
         self._image_tokens: int | None = 0
         self._characters = self._asked_regions = 0
 
-    def add_row(self, questions: Sequence[Question]) -> None:
+    def add_row(self, row: Row, questions: Sequence[Question]) -> None:
         """Count one row."""
         self._rows += 1
+        self._images[row.image_status] += 1
+        self._boxes.update(row.box_status)
         self._regions += sum(len(question.regions) for question in questions)
 
     def add_request(self, question: Question) -> None:
@@ -174,7 +181,8 @@ class _Counts:
         """The sums."""
         text = self._characters // 4  # about four characters a token
         answers = self._asked_regions * _CAPTION_TOKENS[self._options.caption_style]
-        cost, notes = None, []
+        cost = None
+        notes = remarks(self._images, self._boxes, max_boxes=self._options.max_boxes)
         if self._price == Price(0.0, 0.0):
             cost = 0.0
         elif self._price is None:

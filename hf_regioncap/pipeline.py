@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from hf_regioncap.captioning import FAILED, caption_rows, open_run, retry_rows
+from hf_regioncap.card import summarize
 from hf_regioncap.columns import (
     ALL_COLUMNS,
     ANSWER_COLUMNS,
@@ -30,6 +32,7 @@ from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.fingerprint import what_decides
 from hf_regioncap.options import Options, documented, read_options
 from hf_regioncap.reading import each_row, first_rows, plan_rows, rows_ahead, splits_of, tables_of
+from hf_regioncap.remarks import Outcomes, remarks
 from hf_regioncap.rows import SAMPLE, Plan, Row, check_sources, make_plan
 from hf_regioncap.tables import Rows
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 
 AnyDataset = TypeVar("AnyDataset")
+_Earlier = tuple[Row, Rows, int]
 
 #: Rows handed to the writer at once; the window does not care.
 _WRITE_BATCH = 64
@@ -103,6 +107,7 @@ def caption_dataset(
     checked = read_options(options)
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
     captioned: AnyDataset = job.over(dataset, job.caption, job.caption_stream)
+    job.warn()
     return captioned
 
 
@@ -159,7 +164,8 @@ def retry_failed(
 
     Failed are the statuses `ok_partial` (its missing regions are asked for), `api_error`,
     `api_refused`, `api_truncated`, `api_bad_answer` and `skipped_budget`. Boxes, pictures and
-    prompts are taken from the dataset's columns, the rest from the options.
+    prompts are taken from the dataset's columns, the rest from the options: pass those of before.
+    A dataset in which nothing failed is given back as it is.
 
     >>> from PIL import Image
     >>> from datasets import Dataset
@@ -173,6 +179,7 @@ def retry_failed(
     checked = read_options(options)
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
     retried: AnyDataset = job.over(dataset, job.retry, job.retry_stream)
+    job.warn()
     return retried
 
 
@@ -208,8 +215,8 @@ class _Job:
         self.budget = budget
         self._on_progress = on_progress
         self._run: Run | None = None
-        self._rows = 0
-        self._failed = 0
+        self._done = Outcomes()
+        self._asked_again: int | None = None
 
     def over(self, dataset: Any, one: Callable[[Any], Any], stream: Callable[[Any], Any]) -> Any:
         """Apply to a dataset of any kind, giving back the same kind."""
@@ -234,10 +241,10 @@ class _Job:
         """How far the job is."""
         tally = self._run.tally if self._run is not None else None
         if tally is None:
-            return Progress(self._rows, self._failed)
+            return Progress(self._done.rows, self._done.failed)
         return Progress(
-            self._rows,
-            self._failed,
+            self._done.rows,
+            self._done.failed,
             tally.requests,
             tally.from_store,
             tally.prompt_tokens,
@@ -247,11 +254,27 @@ class _Job:
 
     def count(self, row: Row) -> Row:
         """Count a finished row."""
-        self._rows += 1
-        self._failed += row.answer_status in FAILED
+        self._done.add(row)
         if self._on_progress is not None:
             self._on_progress(self.progress())
         return row
+
+    def warn(self) -> None:
+        """Warn of what a progress bar does not show: most rows failed, images and boxes unused."""
+        told = [self._done.failures(self._asked_again)]
+        if self._asked_again is None:
+            counts = self._done.images, self._done.boxes
+            told += remarks(*counts, max_boxes=self.options.max_boxes)
+        for words in filter(None, told):
+            warnings.warn(words, stacklevel=3)
+
+    def _earlier(self, work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[_Earlier]:
+        """Each row as an earlier run has left it, those that will be asked again counted."""
+        self._asked_again = self._asked_again or 0
+        for rows, index in work:
+            row = earlier_row(rows, plan, index, ALL_COLUMNS)
+            self._asked_again += row.answer_status in FAILED
+            yield row, rows, index
 
     # Datasets
 
@@ -272,15 +295,14 @@ class _Job:
 
     def _count_cached(self, new: Dataset) -> None:
         """Count rows that came from the cache of `datasets` instead of from a run."""
-        statuses = new[self.options.column_prefix + "answer_status"][:]
-        failed = [number for number, status in enumerate(statuses) if status in FAILED]
-        self._rows += len(new)
-        self._failed += len(failed)
+        failed = _failed_rows(new, self.options.column_prefix)
+        self._done.add_counted(summarize(new, column_prefix=self.options.column_prefix))
         if self._on_progress is not None:
             self._on_progress(self.progress())
         if failed and self.options.on_error == "raise":
+            status = new[failed[0]][self.options.column_prefix + "answer_status"]
             raise EndpointError(
-                f"row {failed[0]}: {statuses[failed[0]]}, from the cache of an earlier run "
+                f"row {failed[0]}: {status}, from the cache of an earlier run "
                 "(on_error='raise'): retry_failed asks again"
             )
 
@@ -289,7 +311,10 @@ class _Job:
         prefix = self.options.column_prefix
         first = first_rows(dataset, self.options.image_column)
         plan = _retry_plan(first, self.options)
-        work = _with_earlier(each_row(tables_of(dataset)), plan)
+        if not _failed_rows(dataset, prefix):
+            self._done.add_counted(summarize(dataset, column_prefix=prefix))
+            return dataset
+        work = self._earlier(each_row(tables_of(dataset)), plan)
 
         def answered() -> Iterator[Row]:
             ahead = rows_ahead(first, self.options)
@@ -360,7 +385,7 @@ class _Job:
 
         def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
             ahead = rows_ahead(first, self.options)
-            return retry_rows(_with_earlier(work, plan), plan, lambda: self.run, ahead=ahead)
+            return retry_rows(self._earlier(work, plan), plan, lambda: self.run, ahead=ahead)
 
         def answered() -> Iterator[pa.Table]:
             return self._completed(tables_of(dataset), results, ANSWER_COLUMNS)
@@ -388,6 +413,7 @@ class _Job:
             if len(done) == len(begun[0]):
                 yield _put_columns(begun.popleft(), done, names, self.options.column_prefix)
                 done = []
+        self.warn()
 
 
 class _Writer:
@@ -486,9 +512,9 @@ def _retry_plan(rows: Rows, options: Options) -> Plan:
     return plan
 
 
-def _with_earlier(work: Iterable[tuple[Rows, int]], plan: Plan) -> Iterator[tuple[Row, Rows, int]]:
-    for rows, index in work:
-        yield earlier_row(rows, plan, index, ALL_COLUMNS), rows, index
+def _failed_rows(dataset: Dataset, prefix: str) -> list[int]:
+    statuses = dataset.with_format(None)[f"{prefix}answer_status"][:]
+    return [number for number, status in enumerate(statuses) if status in FAILED]
 
 
 def _light_column(dataset: Dataset) -> str:

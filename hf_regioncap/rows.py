@@ -7,6 +7,7 @@ the one. Only why a `propose` raised is lost between them, as no column of `add_
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -297,8 +298,8 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
     """Raise, before anything is asked, where options do not fit a whole column.
 
     What is no list of boxes at all; boxes in another unit or format; images that are all refused
-    because `image_root` is missing. `whole` says that the rows stand for a whole dataset, however
-    few they are. Of images in files only the headers are read.
+    because `image_root` is missing, or of which not one can be read. `whole` says that the rows
+    stand for a whole dataset, however few they are. Of images in files only the headers are read.
     """
     options = plan.options
     given: list[list[Any]] = []
@@ -313,6 +314,8 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         given.append(read_boxes(value))
     if whole or len(peeked) >= _ENOUGH_ROWS:
         _check_refused(options, peeked)
+    if whole and len(peeked) >= _ENOUGH_ROWS:
+        _check_readable(options, peeked)
     if options.propose == "contours" and not all(given) and proposals.can_propose():
         proposals.load_opencv()  # here and not on the threads that draw
     _check_nesting(options, given)
@@ -350,6 +353,20 @@ def _check_refused(options: Options, peeked: Sequence[Picture]) -> None:
         raise OptionError(
             f"image_column {options.image_column!r}: all {len(peeked)} images are "
             f"refused: {peeked[0].reason}{root}"
+        )
+
+
+def _check_readable(options: Options, peeked: Sequence[Picture]) -> None:
+    counts = Counter(each.status for each in peeked)
+    if not counts["ok"]:
+        which = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+        reason = next(each.reason for each in peeked if each.status == counts.most_common(1)[0][0])
+        way = ""
+        if counts["image_missing"] and options.image_root is not None:
+            way = f"; relative paths are read under image_root={str(options.image_root)!r}"
+        raise OptionError(
+            f"image_column {options.image_column!r}: not one of the first {len(peeked)} images "
+            f"can be read ({which}): {reason}{way}"
         )
 
 

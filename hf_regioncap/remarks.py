@@ -1,0 +1,102 @@
+"""What people should be told of the rows: images that cannot be read, boxes that are not used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_regioncap.captioning import FAILED
+from hf_regioncap.rows import Row
+
+#: Not what a budget has left out: that was asked for.
+_FAILED_WHEN_ASKED = tuple(status for status in FAILED if status != "skipped_budget")
+_BOXES = {
+    "too_small": "too small",
+    "outside": "outside their image",
+    "invalid_order": "with corners or sizes the wrong way round",
+    "invalid_value": "not four numbers",
+}
+
+
+def remarks(
+    image_status: Mapping[str, int], box_status: Mapping[str, int], *, max_boxes: int
+) -> list[str]:
+    """Say how many images cannot be read and how many boxes are not used, where there are any.
+
+    >>> remarks({"ok": 1, "image_missing": 3}, {"ok": 10, "over_limit": 15}, max_boxes=10)
+    ['3 of 4 images cannot be read (3 image_missing)',
+     '15 of 25 boxes are beyond max_boxes=10 of their image and get no caption']
+    """
+    told = []
+    images, boxes = sum(image_status.values()), sum(box_status.values())
+    bad = {status: count for status, count in image_status.items() if status != "ok"}
+    if bad:
+        which = ", ".join(f"{count:,} {status}" for status, count in sorted(bad.items()))
+        told.append(f"{sum(bad.values()):,} of {images:,} images cannot be read ({which})")
+    if over := box_status.get("over_limit", 0):
+        told.append(
+            f"{over:,} of {boxes:,} boxes are beyond max_boxes={max_boxes} of their image and get "
+            "no caption"
+        )
+    unused = {status: count for status, count in box_status.items() if status in _BOXES and count}
+    if unused:
+        which = ", ".join(f"{count:,} {_BOXES[status]}" for status, count in unused.items())
+        told.append(f"{sum(unused.values()):,} of {boxes:,} boxes cannot be used: {which}")
+    return told
+
+
+@dataclass
+class Outcomes:
+    """How rows ended, added up one by one; what of it a run says when it is done."""
+
+    rows: int = 0
+    failed: int = 0
+    asked: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, str | None] = field(default_factory=dict)
+    images: Counter[str] = field(default_factory=Counter)
+    boxes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row) -> None:
+        """Count a finished row."""
+        status = row.answer_status
+        self.rows += 1
+        self.failed += status in FAILED
+        self.statuses[status] += 1
+        self.reasons.setdefault(status, row.answer_error)
+        self.asked += status == "ok" or status in _FAILED_WHEN_ASKED
+        self.images[row.image_status] += 1
+        self.boxes.update(row.box_status)
+
+    def add_counted(self, summary: Mapping[str, Any]) -> None:
+        """Count the rows that `card.summarize` has counted."""
+        self.rows += summary["rows"]
+        self.statuses.update(summary["answer_status"])
+        self.failed += sum(summary["answer_status"].get(status, 0) for status in FAILED)
+        self.asked += sum(summary["answer_status"].get(s, 0) for s in ("ok", *_FAILED_WHEN_ASKED))
+        self.images.update(summary["image_status"])
+        self.boxes.update(summary["box_status"])
+
+    def failures(self, asked: int | None = None) -> str | None:
+        """Say that most of the rows that were asked about have failed, where they have.
+
+        `asked` is how many were, where rows that had their captions before are counted too.
+
+        >>> outcomes = Outcomes()
+        >>> outcomes.add_counted({"rows": 3, "answer_status": {"api_error": 2, "ok": 1},
+        ...                       "image_status": {}, "box_status": {}})
+        >>> outcomes.failures()
+        '2 of 3 rows that were asked about failed, most with api_error'
+        """
+        asked = self.asked if asked is None else asked
+        failed = {status: self.statuses[status] for status in _FAILED_WHEN_ASKED}
+        count = sum(failed.values())
+        if 2 * count <= asked:
+            return None
+        most = max(failed, key=lambda status: failed[status])
+        reason = self.reasons.get(most)
+        return f"{count:,} of {asked:,} rows that were asked about failed, most with {most}" + (
+            f": {reason}" if reason else ""
+        )
