@@ -142,6 +142,9 @@ def empty_summary(column_prefix: str = "") -> dict[str, Any]:
         **counts,
         "prompt": None,
         "images_withheld": 0,
+        "pictures_cleaned": {},
+        "paths_removed": {},
+        "fields_left_out": [],
     }
 
 
@@ -476,6 +479,25 @@ def _size_category(rows: int) -> str:
     return "1B<n<10B"
 
 
+def change_words(summary: Mapping[str, Any]) -> list[str]:
+    """Say by column what was changed so that no place, camera or person is told.
+
+    >>> change_words({"paths_removed": {"file_name": 2}})
+    ['local paths taken out of `file_name` (2)']
+    """
+    kinds = {
+        "paths_removed": "local paths taken out of",
+        "pictures_cleaned": "metadata removed from pictures that are bytes or text in",
+    }
+    words = [
+        f"{said} {', '.join(f'{as_code(name)} ({count:,})' for name, count in counts.items())}"
+        for key, said in kinds.items()
+        if (counts := summary.get(key))
+    ]
+    fields = ", ".join(map(as_code, summary.get("fields_left_out") or ()))
+    return [*words, *([f"fields beside the image left out: {fields}"] if fields else [])]
+
+
 def _merged_text(text: str, section: str, config_name: str) -> str:
     begin = f"<!-- hf_regioncap:begin {config_name}"
     end = f"<!-- hf_regioncap:end {config_name} -->"
@@ -665,6 +687,7 @@ def _limits_part(
             f"Images that are null here: {summary['images_withheld']:,}. They could not be read, "
             "or reading them was not allowed."
         )
+    limits += [f"On publishing, {words}." for words in change_words(summary)]
     if not keep_metadata:
         limits.append(
             "The metadata inside the image files (EXIF, GPS, XMP, comments) was removed; pixels, "

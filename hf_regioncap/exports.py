@@ -36,6 +36,7 @@ from hf_regioncap.card import named_splits
 from hf_regioncap.errors import OptionError, one_of
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
+from hf_regioncap.paths import without_local_paths
 from hf_regioncap.prompts import label_text
 from hf_regioncap.review import caption_column_of, rejected_places
 from hf_regioncap.rows import read_boxes
@@ -986,7 +987,7 @@ def seed_record(
         "result_file": result_file,
         "image_with_bbox": None,
         "valid_bboxes_num": mine["valid_bboxes_num"],
-        "prompt": mine["prompt"],
+        "prompt": mine["prompt"] and without_local_paths(mine["prompt"]),
         "answer": format_regions(captions) if captions else None,
     }
 

@@ -25,7 +25,7 @@ from PIL import Image
 from hf_regioncap.boxes import USED
 from hf_regioncap.errors import OptionError
 from hf_regioncap.images import encode_jpeg, open_picture
-from hf_regioncap.paths import safe_name, without_paths
+from hf_regioncap.paths import safe_name, without_local_paths, without_paths
 from hf_regioncap.prompts import label_text
 from hf_regioncap.recipe import is_offline, public_recipe
 from hf_regioncap.review import (
@@ -318,8 +318,8 @@ def _read_row(example: Mapping[str, Any], index: int, reading: _Reading) -> _Row
         "regions": _regions(example, stored, reading),
         "proposed": column("type") == "without_bbox",
         "boxed": reading.column_prefix + "region_boxes" in example,
-        "prompt": _short(column("prompt")),
-        "answer": _short(column("answer")),
+        "prompt": _short(_without_local_paths(column("prompt"))),
+        "answer": _short(_without_local_paths(column("answer"))),
         "usage": _usage(column("usage")),
     }
     return _Row(content, photo)
@@ -407,6 +407,10 @@ def _labels(example: Mapping[str, Any], reading: _Reading, count: int) -> list[s
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _without_local_paths(value: Any) -> Any:
+    return without_local_paths(value) if isinstance(value, str) else value
 
 
 def _short(value: Any) -> str | None:

@@ -14,6 +14,7 @@ import random
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_regioncap import card
 from hf_regioncap.boxes import USED
+from hf_regioncap.cleaning import Cleaner
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
 from hf_regioncap.paths import safe_name, without_paths
 from hf_regioncap.recipe import published_recipe
 from hf_regioncap.review import caption_column_of
-from hf_regioncap.tables import stored_tables
+from hf_regioncap.tables import split_name, stored_tables, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,10 +50,15 @@ class _Pictures:
     image_column: str
     image_root: str | os.PathLike[str] | None
     keep_metadata: bool
+    cleaner: Cleaner = field(init=False)
     withheld: int = 0
     shown: int = 0
     unread: int = 0
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        """Give the other columns a cleaner that keeps the same."""
+        self.cleaner = Cleaner(self.keep_metadata)
 
     def publishable(self, value: Any) -> dict[str, Any] | None:
         """The stored image as bytes and a bare file name, or None."""
@@ -97,15 +104,49 @@ def _is_null(value: Any) -> bool:
 
 
 def _published_features(features: Any, image_column: str) -> Any:
-    from datasets import Features, Image, Value
+    from datasets import Features
 
     if features is None:
         raise OptionError("the dataset has no features yet: cast it, or call resolve_features()")
     published = {name: _published_feature(name, kind) for name, kind in features.items()}
-    kind = features.get(image_column)
-    if isinstance(kind, Value) and kind.dtype in ("string", "large_string", "binary"):
-        published[image_column] = Image()  # paths and bare bytes: as pictures, or not at all
+    name, path = _image_place(features, image_column)
+    if name in features:
+        published[name] = _with_image_at(path, features[name], published[name])
     return Features(published)
+
+
+def _image_place(names: Iterable[str], image_column: str) -> tuple[str, list[str]]:
+    """The column of the rows' images and the path inside it."""
+    try:
+        return split_name(image_column, list(names))
+    except OptionError:  # there is none, and nothing to be made of it
+        return image_column, []
+
+
+def _with_image_at(path: Sequence[str], feature: Any, published: Any) -> Any:
+    """The published feature, with an Image in the place of whatever captions are made from.
+
+    Paths and bytes of every type, bare or in a struct: as pictures, or not at all.
+    """
+    from datasets import Image, Value
+
+    if path and isinstance(feature, Mapping) and path[0] in feature:
+        inner = _with_image_at(path[1:], feature[path[0]], published[path[0]])
+        return {**published, path[0]: inner}
+    bare = isinstance(feature, Value) and ("string" in feature.dtype or "binary" in feature.dtype)
+    stored = isinstance(feature, Mapping) and bool({"bytes", "path"} & set(feature))
+    return Image() if not path and (bare or stored) else published
+
+
+def _fields_beside(features: Any, image_column: str) -> list[str]:
+    """Name the fields that stand beside the bytes and path of the rows' images."""
+    name, path = _image_place(features, image_column)
+    kind = features.get(name)
+    for step in path:
+        kind = kind.get(step) if isinstance(kind, Mapping) else None
+    if not isinstance(kind, Mapping) or not {"bytes", "path"} & set(kind):
+        return []
+    return [f"{image_column}.{field}" for field in kind if field not in ("bytes", "path")]
 
 
 def _published_feature(column: str, feature: Any) -> Any:
@@ -139,33 +180,39 @@ def _holds_image(feature: Any) -> bool:
     return isinstance(feature, Image)
 
 
-def _with_pictures(value: Any, feature: Any, pictures: _Pictures) -> Any:
+def _with_pictures(column: str, value: Any, feature: Any, pictures: _Pictures) -> Any:
     if value is None:
         return None
     if isinstance(feature, Mapping):
-        return {name: _with_pictures(value[name], kind, pictures) for name, kind in feature.items()}
+        return {
+            name: _with_pictures(column, value[name], kind, pictures)
+            for name, kind in feature.items()
+        }
     if hasattr(feature, "feature"):
-        return [_with_pictures(item, feature.feature, pictures) for item in value]
-    return pictures.publishable(value) if _holds_image(feature) else value
+        return [_with_pictures(column, item, feature.feature, pictures) for item in value]
+    if _holds_image(feature):
+        return pictures.publishable(value)
+    return pictures.cleaner.value(column, value)
 
 
 def _published_table(table: pa.Table, features: Any, pictures: _Pictures, prefix: str) -> pa.Table:
     import pyarrow as pa
 
     schema = features.arrow_schema
+    own, path = _image_place(features, pictures.image_column)
     arrays = []
     for name, feature in features.items():
         column, kind = table[name], schema.field(name).type
         if _holds_image(feature):
             values = column.to_pylist()
-            rows = [_with_pictures(value, feature, pictures) for value in values]
-            if name == pictures.image_column:
-                pictures.count(values, rows)
+            rows = [_with_pictures(name, value, feature, pictures) for value in values]
+            if name == own:
+                pictures.count([walk(v, path) for v in values], [walk(row, path) for row in rows])
             arrays.append(pa.array(rows, kind))
         elif name == f"{prefix}answer_error":
             arrays.append(pa.array([without_paths(text) for text in column.to_pylist()], kind))
         else:
-            arrays.append(column if column.type == kind else column.cast(kind))
+            arrays.append(pictures.cleaner.column(name, column, kind))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -305,8 +352,11 @@ def write_dataset(
     is there is merged with, see `card.dataset_card`. A Dataset or IterableDataset replaces its
     split, a DatasetDict all splits. Images are embedded as bytes and lose their metadata unless
     `keep_metadata`; those that may not be read (see `image_root`) become null and are counted. If
-    not one of them may be read, an OptionError says so, and what is there stays as it is. Returns
-    the summary that the card shows, see `card.summarize`.
+    not one of them may be read, an OptionError says so, and what is there stays as it is. What
+    stands in `image_column` is written as an Image, whatever its type. Pictures in other columns
+    (as bytes or base64) lose their metadata, too, and local paths become the bare names of their
+    files; a warning and the card say in which columns. Returns the summary that the card shows, see
+    `card.summarize`.
 
     >>> from datasets import Dataset
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -372,7 +422,14 @@ def _write_files(
         result.splits.append(written)
     pictures.check()
     _drop_empty_splits(result)
-    summary["images_withheld"] = pictures.withheld
+    cleaner = pictures.cleaner
+    summary["images_withheld"] = pictures.withheld + cleaner.withheld.total()
+    summary["pictures_cleaned"] = dict(cleaner.pictures)
+    summary["paths_removed"] = dict(cleaner.paths)
+    first = next(iter(named.values()))
+    summary["fields_left_out"] = _fields_beside(first.features, pictures.image_column)
+    if changes := card.change_words(summary):
+        warnings.warn(f"published otherwise than given: {'; '.join(changes)}", stacklevel=3)
     if recipe is not None:
         text = json.dumps(published_recipe(recipe), indent=2, ensure_ascii=False)
         (folder / card.recipe_file(config_name)).write_text(text + "\n", encoding="utf-8")
@@ -401,9 +458,9 @@ def _published_tables(
     part: Any, split: str, result: _Result, pictures: _Pictures, *, sample: bool
 ) -> Iterator[pa.Table]:
     for table in stored_tables(part, _BATCH):
-        card.add_rows(result.summary, split, table)
         prefix = result.summary["column_prefix"]
         published = _published_table(table, result.features, pictures, prefix)
+        card.add_rows(result.summary, split, published)
         if sample and result.sample is None:
             _take_sample(published, result)
         yield published

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import (
@@ -38,6 +40,7 @@ from skimage import data as photos
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg
+from hf_regioncap.metadata import without_metadata
 from hf_regioncap.publishing import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
@@ -396,6 +399,95 @@ def test_gps_goes_and_the_photo_stays_upright(tmp_path: Path) -> None:
     assert "was removed" not in (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
 
 
+BYTES_AND_PATH = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+#: How people's tools store an image, and the column to name for it.
+STORED: list[tuple[Any, pa.DataType, str]] = [
+    *((tagged(), kind, "image") for kind in (pa.binary(), pa.large_binary(), pa.binary_view())),
+    (tagged(), pa.binary(len(tagged())), "image"),
+    ({"bytes": tagged()}, pa.struct([("bytes", pa.binary())]), "image"),
+    ({"bytes": tagged()}, pa.struct([("bytes", pa.binary_view())]), "image"),
+    (
+        {"bytes": tagged(), "path": None, "w": 1},
+        pa.struct([*BYTES_AND_PATH, ("w", pa.int8())]),
+        "image",
+    ),
+    ({"data": tagged()}, pa.struct([("data", pa.large_binary())]), "image.data"),
+    ({"data": {"bytes": tagged()}}, pa.struct([("data", BYTES_AND_PATH)]), "image.data"),
+    *(("ada.jpg", kind, "image") for kind in (pa.string(), pa.large_string(), pa.string_view())),
+    ({"path": "ada.jpg"}, pa.struct([("path", pa.string())]), "image"),
+    ({"file": "ada.jpg"}, pa.struct([("file", pa.string())]), "image.file"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind", "column"), STORED, ids=str)
+def test_an_image_column_of_every_type_is_published_as_a_clean_image(
+    value: Any, kind: pa.DataType, column: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "private"
+    root.mkdir()
+    (root / "ada.jpg").write_bytes(tagged())
+    if "ada.jpg" in str(value):
+        value = json.loads(json.dumps(value).replace("ada.jpg", str(root / "ada.jpg")))
+    source = Dataset(pa.table({"image": pa.array([value, None], kind), "id": [1, 2]}))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        summary = write_dataset(source, tmp_path / "out", image_column=column, image_root=root)
+    back = loaded(tmp_path / "out").with_format("arrow")[:]
+    images = back["image"] if column == "image" else pc.struct_field(back["image"], 0)
+    assert images.type == Image().pa_type
+    assert images[0]["bytes"].as_py() == without_metadata(tagged())
+    assert not images[1].is_valid or images[1].as_py() == {"bytes": None, "path": None}
+    assert str(root).encode() not in all_bytes(tmp_path / "out")
+    assert summary["images_withheld"] == 0
+    left_out = ["image.w"] if isinstance(value, dict) and "w" in value else []
+    assert summary["fields_left_out"] == left_out
+    assert [bool(left_out)] * len(told) == ["`image.w`" in str(each.message) for each in told]
+
+
+def test_other_columns_are_cleaned_and_it_is_said(tmp_path: Path) -> None:
+    features = Features(
+        {
+            "image": Image(),
+            "raw": Value("large_binary"),
+            "files": List({"name": Value("string"), "thumb": Image(), "data": Value("binary")}),
+            "note": Value("string"),
+        }
+    )
+    home = "/home/ada/photos/"
+    file = {"name": f"{home}cat.jpg", "thumb": {"bytes": tagged(), "path": f"{home}cat.jpg"}}
+    one = {
+        "image": {"bytes": tagged(), "path": f"{home}cat.jpg"},
+        "raw": tagged(),
+        "files": [{**file, "data": tagged()}, {**file, "data": b"\0\0\0\x18ftypheic" + SECRET}],
+        "note": "a cat",
+    }
+    source = Dataset.from_list([one], features=features)
+    with pytest.warns(
+        UserWarning, match=r"paths taken out of `files` \(2\); .* `\w+` \(1\), "
+    ) as told:
+        summary = write_dataset(source, tmp_path / "out")
+    assert told[0].filename == __file__
+    assert SECRET not in all_bytes(tmp_path / "out")
+    assert b"ada/photos" not in all_bytes(tmp_path / "out")
+    [back] = loaded(tmp_path / "out").with_format("arrow")[:].to_pylist()
+    assert [each["name"] for each in back["files"]] == ["cat.jpg"] * 2
+    assert [each["data"] is None for each in back["files"]] == [False, True]
+    assert summary["paths_removed"] == {"files": 2}
+    assert summary["pictures_cleaned"] == {"raw": 1, "files": 1}
+    assert summary["images_withheld"] == 1
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "local paths taken out of `files` (2)" in card
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what holds neither is not spoken of
+        write_dataset(source.select_columns(["image", "note"]), tmp_path / "plain")
+
+
+def test_no_path_in_a_prompt_gets_out(tmp_path: Path) -> None:
+    write_dataset(table(row(prompt="as in /home/ada/x.txt: a")), tmp_path / "out")
+    assert b"home/ada" not in all_bytes(tmp_path / "out")
+    assert loaded(tmp_path / "out")["prompt"][:] == ["as in [path]: a"]
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -510,14 +602,16 @@ def test_errors_lose_the_paths_in_them(tmp_path: Path, error: str | None, told: 
 
 
 def test_a_users_own_column_is_not_taken_for_ours(tmp_path: Path) -> None:
-    own = "my_answer_error"
-    source = table(row(answer_error="no /home/ada/a.jpg")).add_column(own, ["see /home/ada/b.jpg"])
+    own = (
+        "my_answer_error"  # with a path on the web, which only in an error is taken for a local one
+    )
+    source = table(row(answer_error="no /views/ada/a")).add_column(own, ["see /views/ada/b"])
     write_dataset(source, tmp_path / "out")
     [back] = stored(loaded(tmp_path / "out"))
-    assert (back["answer_error"], back[own]) == ("no [path]", "see /home/ada/b.jpg")
+    assert (back["answer_error"], back[own]) == ("no [path]", "see /views/ada/b")
     write_dataset(source, tmp_path / "prefixed", column_prefix="my_")
     [back] = stored(loaded(tmp_path / "prefixed"))
-    assert (back["answer_error"], back[own]) == ("no /home/ada/a.jpg", "see [path]")
+    assert (back["answer_error"], back[own]) == ("no /views/ada/a", "see [path]")
 
 
 def test_the_recipe_and_the_card_hold_no_secret(tmp_path: Path) -> None:
