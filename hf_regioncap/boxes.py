@@ -18,8 +18,8 @@ from hf_regioncap.errors import OptionError, one_of
 
 Boxes = NDArray[np.float64]
 
-FORMATS = ("xywh", "xyxy", "cxcywh")
-UNITS = ("pixel", "fraction", "permille")
+FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
+UNITS = ("pixel", "fraction", "percent", "permille")
 USED = ("ok", "clipped")
 
 #: Sides and overhangs below a thousandth of a pixel are float noise (0.1 in float32 is not 0.1).
@@ -28,6 +28,8 @@ _NOISE = 1e-3
 _FAR = 1e100
 #: How many non-zero boxes have to agree before a whole column is called wrong.
 _ENOUGH = 10
+#: What a whole side is, in the units that do not depend on the image's size.
+_WHOLE = {"fraction": 1.0, "percent": 100.0, "permille": 1000.0}
 
 
 class Placed(NamedTuple):
@@ -54,11 +56,13 @@ def to_xyxy(boxes: ArrayLike, box_format: str) -> Boxes:
     [[10.0, 20.0, 40.0, 60.0]]
     >>> to_xyxy([[25, 40, 30, 40]], "cxcywh").tolist()
     [[10.0, 20.0, 40.0, 60.0]]
+    >>> to_xyxy([[20, 10, 60, 40]], "yxyx").tolist()
+    [[10.0, 20.0, 40.0, 60.0]]
     >>> to_xyxy([], "xywh").shape
     (0, 4)
     """
     one_of("box_format", box_format, FORMATS)
-    given = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    given, box_format = _x_first(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), box_format)
     first, second = given[:, :2], given[:, 2:]
     if box_format == "xyxy":
         return given.copy()
@@ -67,16 +71,21 @@ def to_xyxy(boxes: ArrayLike, box_format: str) -> Boxes:
     return np.hstack([first, first + second])
 
 
+def _x_first(boxes: Boxes, box_format: str) -> tuple[Boxes, str]:
+    """Boxes (N, 4) with x before y, and the format that they are in then."""
+    return (boxes[:, [1, 0, 3, 2]], "xyxy") if box_format == "yxyx" else (boxes, box_format)
+
+
 def to_pixels(boxes: ArrayLike, box_unit: str, size_wh: tuple[int, int]) -> Boxes:
-    """Scale boxes (N, 4) in any format from `box_unit` to pixels of an image of `size_wh`.
+    """Scale boxes (N, 4) in a format that has x first from `box_unit` to pixels of an image.
 
     >>> to_pixels([[0.1, 0.5, 0.25, 0.25]], "fraction", (640, 480)).tolist()
     [[64.0, 240.0, 160.0, 120.0]]
     """
     one_of("box_unit", box_unit, UNITS)
-    scale = {"pixel": 1.0, "fraction": 1.0, "permille": 1000.0}[box_unit]
     size = (1, 1) if box_unit == "pixel" else size_wh
-    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * (np.tile(size, 2) / scale)
+    scale = np.tile(size, 2) / _WHOLE.get(box_unit, 1.0)
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale
 
 
 def place_boxes(
@@ -107,7 +116,7 @@ def place_boxes(
     if size_wh is None:
         count = len(rows)
         return Placed(np.full((count, 4), np.nan), [None] * count, ["no_image"] * count)
-    given = as_boxes(rows)
+    given, box_format = _x_first(as_boxes(rows), box_format)
     bounded = np.minimum(np.maximum(given, -_FAR), _FAR)
     xyxy = to_xyxy(to_pixels(bounded, box_unit, size_wh), box_format)
     width, height = size_wh
@@ -220,7 +229,7 @@ def check_fit(
     Traceback (most recent call last):
     hf_regioncap.errors.OptionError: bbox_column 'bbox': 10 of 10 boxes do not fit
     box_format='xywh', box_unit='pixel', and all of them fit box_unit='fraction':
-    pass box_unit='fraction'
+    pass box_unit='fraction' (so would box_format='xyxy' or 'cxcywh' or 'yxyx': look at a few boxes)
     """
     boxes, sizes = _nonzero(rows)
     if len(boxes) < _ENOUGH:
@@ -238,13 +247,68 @@ def check_fit(
         and _fits(boxes, sizes, **{**declared, **other}).all()
     ]
     if fitting:
-        first, *further = [_words(other) for other in fitting if len(other) == len(fitting[0])]
-        also = f" ({' or '.join(further)} would fit too)" if further else ""
         raise OptionError(
             f"bbox_column {bbox_column!r}: {misfits} of {len(boxes)} boxes do not fit "
-            f"box_format={box_format!r}, box_unit={box_unit!r}, and all of them fit {first}: "
-            f"pass {first}{also}"
+            f"box_format={box_format!r}, box_unit={box_unit!r}, and all of them fit "
+            f"{_advice(fitting, declared)}"
         )
+
+
+def _advice(fitting: Sequence[dict[str, str]], declared: dict[str, str]) -> str:
+    """What to pass, of what all boxes fit; where two fit that transpose each other, both."""
+    first, *rest = fitting
+    whole = {**declared, **first}
+    twin = _TRANSPOSED.get(whole["box_format"])
+    transposed = next((o for o in rest if {**declared, **o} == {**whole, "box_format": twin}), None)
+    if transposed is not None:
+        return (
+            f"two formats, one the other transposed: look where a few boxes should lie, and pass "
+            f"{_words(first)} or, where y comes first as in TFDS and Gemini, {_words(transposed)}"
+        )
+    unit = whole["box_unit"]
+    forms = [
+        o["box_format"] for o in rest if "box_format" in o and {**declared, **o}["box_unit"] == unit
+    ]
+    units = [
+        _words(o) for o in rest if len(o) == len(first) and {**declared, **o}["box_unit"] != unit
+    ]
+    also = f" ({' or '.join(units)} would fit too)" if units else ""
+    if forms:
+        also += f" (so would box_format={' or '.join(map(repr, forms))}: look at a few boxes)"
+    return f"{_words(first)}: pass {_words(first)}{also}"
+
+
+_TRANSPOSED = {"xyxy": "yxyx", "yxyx": "xyxy"}
+
+
+def doubt_unit(
+    rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]], *, box_format: str
+) -> str | None:
+    """Name the unit in which boxes that were declared as pixels probably are, if there is one.
+
+    Percent and permille of large images are good pixels too, but then all boxes lie in the upper
+    left corner, and reach about 100 (or 1000) on both sides. No proof: to be told, not raised.
+
+    >>> rows = [([[4.0 * n, 5.0 * n, 40, 40]], (640, 480)) for n in range(12)]
+    >>> doubt_unit(rows, box_format="xywh")
+    'percent'
+    >>> doubt_unit([(boxes, (120, 90)) for boxes, _ in rows], box_format="xywh") is None
+    True
+    """
+    boxes, sizes = _nonzero(rows)
+    if len(boxes) < _ENOUGH:
+        return None
+    low, high = _corners(boxes, sizes, box_format, "pixel")
+    for unit in ("percent", "permille"):
+        most, reach = _WHOLE[unit], high.max(axis=0)
+        if (
+            sizes.min() >= 2 * most
+            and low.min() >= -most / 100
+            and (reach >= 0.6 * most).all()
+            and (reach <= 1.01 * most).all()
+        ):
+            return unit
+    return None
 
 
 def _words(options: dict[str, str]) -> str:
@@ -252,11 +316,14 @@ def _words(options: dict[str, str]) -> str:
 
 
 def _others(box_format: str, box_unit: str) -> list[dict[str, str]]:
-    """What else boxes may be, the likeliest first: pixels of small images all fit permille."""
+    """What else boxes may be, the likeliest first.
+
+    Fractions all fit percent of large images, and pixels of small images percent and permille.
+    """
     formats = [{"box_format": form} for form in FORMATS if form != box_format]
     units = [{"box_unit": unit} for unit in UNITS if unit != box_unit]
     others = [*formats, *units, *({**form, **unit} for unit in units for form in formats)]
-    return sorted(others, key=lambda other: other.get("box_unit") == "permille")
+    return sorted(others, key=lambda other: other.get("box_unit") in ("percent", "permille"))
 
 
 def _nonzero(rows: Iterable[tuple[Sequence[Any], tuple[int, int] | None]]) -> tuple[Boxes, Boxes]:
@@ -290,6 +357,7 @@ def _shares_inside(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -
 
 def _corners(boxes: Boxes, sizes: Boxes, box_format: str, box_unit: str) -> tuple[Boxes, Boxes]:
     """The low and the high corners (N, 2) of boxes (N, 4) in pixels of images of these sizes."""
-    scale = {"pixel": sizes / sizes, "fraction": sizes, "permille": sizes / 1000}[box_unit]
+    boxes, box_format = _x_first(boxes, box_format)
+    scale = sizes / (sizes if box_unit == "pixel" else _WHOLE[box_unit])
     xyxy = to_xyxy(boxes.clip(-_FAR, _FAR) * np.tile(scale, 2), box_format)
     return xyxy[:, :2], xyxy[:, 2:]

@@ -31,6 +31,7 @@ import PIL.Image
 from PIL import ExifTags
 
 from hf_regioncap.answers import format_regions
+from hf_regioncap.box_columns import read_boxes
 from hf_regioncap.boxes import USED
 from hf_regioncap.card import named_splits
 from hf_regioncap.errors import OptionError, one_of
@@ -39,8 +40,7 @@ from hf_regioncap.metadata import image_format, without_metadata
 from hf_regioncap.paths import without_local_paths
 from hf_regioncap.prompts import label_text
 from hf_regioncap.review import caption_column_of, rejected_places
-from hf_regioncap.rows import read_boxes
-from hf_regioncap.tables import class_names, stored_tables, walk
+from hf_regioncap.tables import class_names, stored_tables, table_rows, walk
 
 Size = tuple[int, int]
 Labels = Sequence[str] | Mapping[int, str] | None
@@ -213,7 +213,7 @@ def _mapped_batch(
 
     rows = [
         {"source_row": index, **row}
-        for example, index in zip(table.to_pylist(), indices, strict=True)
+        for example, index in zip(table_rows(table), indices, strict=True)
         for row in rows_of(example)
     ]
     schema = features.arrow_schema
@@ -748,7 +748,7 @@ def _examples(dataset: Any, columns: Iterable[str]) -> Iterator[tuple[int, dict[
     for part in named_splits(dataset).values():
         read = [name for name in part.features or () if name in wanted]
         for table in stored_tables(part.select_columns(read), _BATCH):
-            for example in table.to_pylist():
+            for example in table_rows(table):
                 number += 1
                 yield number, example
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_regioncap.box_columns import read_boxes
 from hf_regioncap.errors import OptionError
-from hf_regioncap.rows import read_boxes
 from hf_regioncap.wire import writable
 
 if TYPE_CHECKING:

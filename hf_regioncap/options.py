@@ -82,8 +82,8 @@ class Options:
     3
     >>> Options(box_format="coco")
     Traceback (most recent call last):
-    hf_regioncap.errors.OptionError: box_format must be one of ('xywh', 'xyxy', 'cxcywh'), got
-    'coco'
+    hf_regioncap.errors.OptionError: box_format must be one of ('xywh', 'xyxy', 'cxcywh', 'yxyx'),
+    got 'coco'
     """
 
     image_column: str = "image"
@@ -99,9 +99,9 @@ class Options:
     bbox_column: str = "bbox"
     """a list of boxes per row; a dotted name reaches inside a column: `"objects.bbox"`"""
     box_format: str = "xywh"
-    """`"xywh"` (top-left and size), `"xyxy"`, `"cxcywh"`"""
+    """`"xywh"` (top-left and size), `"xyxy"`, `"cxcywh"`, `"yxyx"` (y first: TFDS, Gemini)"""
     box_unit: str = "pixel"
-    """`"pixel"`, `"fraction"` (0 to 1) or `"permille"` (0 to 1000) of the upright image"""
+    """`"pixel"`, or of the upright image `"fraction"` (0 to 1), `"percent"`, `"permille"`"""
     max_boxes: int = 10
     """at most so many valid boxes are used per image, and the length of `normalized_bbox`"""
     propose: str | Propose | None = "contours"

@@ -7,6 +7,7 @@ the one. Only why a `propose` raised is lost between them, as no column of `add_
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 import hf_regioncap
 from hf_regioncap import boxes, prompts, proposals
+from hf_regioncap.box_columns import misread, read_boxes, told_options
 from hf_regioncap.crops import crop_region, crop_window
 from hf_regioncap.errors import OptionError, is_interrupt
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
@@ -23,7 +25,7 @@ from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
 from hf_regioncap.overlay import draw_regions, draw_regions_on, region_colors
 from hf_regioncap.questions import Question
-from hf_regioncap.tables import NAMED_BOXES, Rows, class_names
+from hf_regioncap.tables import Rows, class_names
 from hf_regioncap.wire import redact, writable
 
 
@@ -93,7 +95,7 @@ def make_plan(options: Options, rows: Rows, *, reads_boxes: bool = True) -> Plan
         rows.require("image_column", options.image_column)
     has_boxes = rows.has(options.bbox_column)
     if not has_boxes and reads_boxes:
-        likely = rows.likely_boxes()
+        likely = rows.likely_boxes() or rows.box_parts()
         if likely or "bbox_column" in options.given:
             raise OptionError(rows.missing("bbox_column", options.bbox_column))
     if options.label_column is not None:
@@ -161,30 +163,6 @@ def fill_boxes(row: Row, plan: Plan, rows: Rows, index: int, picture: Picture) -
     row.valid_bboxes_num = len(used)
     fractions = boxes.normalize_boxes(used, size_wh or (1, 1)).round(3)
     row.normalized_bbox = boxes.pad_boxes(fractions, limit).tolist()
-
-
-def read_boxes(value: Any) -> list[Any]:
-    """The user's list of boxes; boxes kept as dicts of numbers become lists.
-
-    >>> read_boxes([{"x": 1, "y": 2, "width": 3, "height": 4}]), read_boxes(None)
-    ([[1, 2, 3, 4]], [])
-    """
-    if value is None:
-        return []
-    items = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(items, list | tuple):
-        return [items]
-    return [_box_values(item) if isinstance(item, Mapping) else item for item in items]
-
-
-def _box_values(box: Mapping[str, Any]) -> Any:
-    names, _ = _named(box)
-    return [box[name] for name in names] if names else None
-
-
-def _named(box: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Under which names a box keeps its numbers, and the formats that these can mean."""
-    return next((named for named in NAMED_BOXES if set(named[0]) <= set(box)), ((), ()))
 
 
 def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
@@ -302,6 +280,8 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
     stand for a whole dataset, however few they are. Of images in files only the headers are read.
     """
     options = plan.options
+    if plan.has_boxes:
+        _check_told(rows, options)
     given: list[list[Any]] = []
     peeked: list[Picture] = []
     for index in range(len(rows)):
@@ -310,7 +290,8 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         peeked.append(_peek(rows, options, index))
         boxed = plan.has_boxes and index < SAMPLE
         value = rows.value(options.bbox_column, index) if boxed else None
-        _check_names(options, value)
+        if told := misread(value, options.box_format, options.box_unit):
+            raise OptionError(f"bbox_column {options.bbox_column!r} holds {told}")
         given.append(read_boxes(value))
     if whole or len(peeked) >= _ENOUGH_ROWS:
         _check_refused(options, peeked)
@@ -325,15 +306,20 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
             f"bbox_column {options.bbox_column!r} holds one flat box per row: it must hold a list "
             "of boxes, [[a, b, c, d], …]"
         )
-    boxes.check_fit(
-        [
-            (row, each.size_wh if each.status == "ok" else None)
-            for row, each in zip(given, peeked, strict=True)
-        ],
-        box_format=options.box_format,
-        box_unit=options.box_unit,
-        bbox_column=options.bbox_column,
-    )
+    measured = [
+        (row, each.size_wh if each.status == "ok" else None)
+        for row, each in zip(given, peeked, strict=True)
+    ]
+    form, unit = options.box_format, options.box_unit
+    boxes.check_fit(measured, box_format=form, box_unit=unit, bbox_column=options.bbox_column)
+    doubted = None if "box_unit" in options.given else boxes.doubt_unit(measured, box_format=form)
+    if doubted:
+        warnings.warn(
+            f"bbox_column {options.bbox_column!r}: all boxes lie in the upper left corner of large "
+            f"images, as {doubted} read as pixels do: pass box_unit={doubted!r}, or "
+            "box_unit='pixel' if they are pixels",
+            stacklevel=2,
+        )
 
 
 def check_sources(rows: Rows, plan: Plan, indices: Sequence[int]) -> None:
@@ -370,17 +356,29 @@ def _check_readable(options: Options, peeked: Sequence[Picture]) -> None:
         )
 
 
-def _check_names(options: Options, value: Any) -> None:
-    """Raise where boxes are kept under names that say another format than `box_format`."""
-    items = value.tolist() if hasattr(value, "tolist") else value
-    for item in items if isinstance(items, list | tuple) else ():
-        names, formats = _named(item) if isinstance(item, Mapping) else ((), ())
-        if formats and options.box_format not in formats:
-            raise OptionError(
-                f"bbox_column {options.bbox_column!r} holds boxes as {{{', '.join(names)}}}, which "
-                f"box_format={options.box_format!r} would misread: "
-                f"pass {' or '.join(f'box_format={form!r}' for form in formats)}"
-            )
+def _check_told(rows: Rows, options: Options) -> None:
+    """Raise where the column's name, or `bbox_mode` beside it, tells other options."""
+    parent = options.bbox_column.rpartition(".")[0]
+    beside = f"{parent}.bbox_mode" if parent else "bbox_mode"
+    modes: list[Any] = []
+    if rows.has(beside):
+        for index in range(min(len(rows), SAMPLE)):
+            value = rows.value(beside, index)
+            modes += value if isinstance(value, list) else [value]
+    told = told_options(options.bbox_column, modes)
+    against = {
+        name: value
+        for name, value in told.items()
+        if value != getattr(options, name) and name not in options.given
+    }
+    if against:
+        words = ", ".join(f"{name}={value!r}" for name, value in told.items())
+        declared = ", ".join(f"{name}={getattr(options, name)!r}" for name in told)
+        source = f"{beside!r}" if modes else "its name"
+        raise OptionError(
+            f"bbox_column {options.bbox_column!r}: {source} says {words}: pass this, or "
+            f"{declared} if that is what the numbers are"
+        )
 
 
 def _check_nesting(options: Options, given: Sequence[list[Any]]) -> None:

@@ -7,14 +7,16 @@ needed, and the user's own columns are not touched, let alone encoded again.
 
 from __future__ import annotations
 
+import functools
 import itertools
-import re
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from hf_regioncap.box_columns import likely_boxes, named_box
 from hf_regioncap.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,15 +25,8 @@ if TYPE_CHECKING:
 #: Arrow's 32-bit offsets hold so many bytes in one column of one batch.
 MAX_COLUMN_BYTES = 2**31 - 2**24
 
-_BOX_NAME = re.compile(r"b(?:ound(?:ing)?)?_?box(?:es)?$|^boxes$|^rois?$", re.IGNORECASE)
-#: The names under which people keep a box's numbers, and the formats that these can mean (x and y
-#: may be the middle), the likeliest first.
-NAMED_BOXES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (("x", "y", "width", "height"), ("xywh", "cxcywh")),
-    (("x", "y", "w", "h"), ("xywh", "cxcywh")),
-    (("xmin", "ymin", "xmax", "ymax"), ("xyxy",)),
-    (("x1", "y1", "x2", "y2"), ("xyxy",)),
-)
+#: So many values of a column are looked at to see what it holds.
+_LOOKED_AT = 32
 
 
 class Rows:
@@ -85,10 +80,10 @@ class Rows:
         field = self.table.column(name)
         for step in path:  # a struct's one field is read without the others (masks are large)
             if not pa.types.is_struct(field.type) or field.type.get_field_index(step) < 0:
-                return walk(field[index].as_py(), path)
+                return walk(_plain(field[index]), path)
             scalar = field[index]
-            return walk(scalar[step].as_py() if scalar.is_valid else None, path[1:])
-        return field[index].as_py()
+            return walk(_plain(scalar[step]) if scalar.is_valid else None, path[1:])
+        return _plain(field[index])
 
     @property
     def features(self) -> Features:
@@ -106,18 +101,30 @@ class Rows:
         """All columns and nested fields by dotted name, each with an example or Arrow type."""
         found: dict[str, Any] = {}
         for name in self.names:
-            if self.table is not None:
-                kind = self.table.schema.field(name).type
-            else:
-                column = self._columns[name]
-                kind = _first(column)
-            found[name] = kind
-            found |= {f"{name}.{inner}": value for inner, value in _inner(kind)}
+            kinds = [self.table.schema.field(name).type] if self.table is not None else []
+            if not kinds:
+                kinds = [_first(self._columns[name])]
+            elif holds_json(kinds[0]):
+                kinds = [value for value in self._first_values(name) if value is not None] or kinds
+            found[name] = kinds[0]
+            for kind in kinds:
+                found |= {f"{name}.{inner}": value for inner, value in _inner(kind)}
         return found
 
+    def _first_values(self, name: str) -> list[Any]:
+        return [self.value(name, index) for index in range(min(len(self), _LOOKED_AT))]
+
     def has(self, column: str) -> bool:
-        """Whether a column or a nested field of this dotted name is there."""
-        return column in self.names or column in self.fields()
+        """Whether a column or a nested field of this dotted name is there.
+
+        What fields there are inside JSON without any value, nobody knows: it may be there.
+        """
+        if column in self.names or column in self.fields():
+            return True
+        name = next((name for name in self.names if column.startswith(f"{name}.")), None)
+        if name is None or self.table is None or not holds_json(self.table.schema.field(name).type):
+            return False
+        return all(not self.value(name, index) for index in range(len(self)))
 
     def require(self, argument: str, column: str) -> None:
         """Raise where a column that was asked for is not there, naming those that are."""
@@ -127,8 +134,12 @@ class Rows:
     def missing(self, argument: str, column: str) -> str:
         """The words for a column that is not there: what is, and the likely one."""
         fields = self.fields()
-        likely = self.likely_boxes() if argument == "bbox_column" else None
-        hint = f": pass {likely}" if likely else f": pass {argument}= one of these"
+        hint = f": pass {argument}= one of these"
+        if argument == "bbox_column":
+            if likely := self.likely_boxes():
+                hint = f": pass {likely}"
+            elif parts := self.box_parts():
+                hint = f": {parts}"
         if argument in ("prompt", "system_prompt"):
             hint = "; write {{ and }} for braces that are meant as such"
         names = ", ".join(map(repr, fields)) or "no columns"
@@ -136,16 +147,20 @@ class Rows:
 
     def likely_boxes(self) -> str | None:
         """The options for a column that looks like boxes, as one would write them; or None."""
-        fields = self.fields()
-        for name, kind in fields.items():
-            for keys, (box_format, *_) in NAMED_BOXES:
-                if set(keys) <= {inner for inner, _ in _inner(kind)}:
-                    extra = "" if box_format == "xywh" else f", box_format={box_format!r}"
-                    return f"bbox_column={name!r}{extra}"
-        for name in fields:
-            if _BOX_NAME.search(name.rpartition(".")[2]):
-                return f"bbox_column={name!r}"
-        return None
+        return likely_boxes(self.fields(), _inner, self._first_values)
+
+    def box_parts(self) -> str | None:
+        """What to do where the four numbers of boxes are in columns of their own; or None."""
+        named = named_box(self.names)
+        if named is None:
+            return None
+        parts = ", ".join(f"row[{name!r}]" for name in named.names)
+        form = "" if "xywh" in named.formats else f" and box_format={named.formats[0]!r}"
+        return (
+            f"bring {', '.join(map(repr, named.names))} into one column of lists of boxes, as "
+            f'dataset.map(lambda row: {{"bbox": [[{parts}]]}}) does for one box per row, and pass '
+            f"bbox_column='bbox'{form}"
+        )
 
     def append(self, columns: Mapping[str, pa.Array], features: Callable[[], Features]) -> Any:
         """Give the rows back with new columns: the table with its features, or a dict."""
@@ -228,15 +243,60 @@ def _unlisted(kind: Any) -> Any:
             return kind
 
 
+@functools.lru_cache(maxsize=256)
+def holds_json(kind: pa.DataType) -> bool:
+    """Whether there is JSON in an Arrow type, which `datasets` stores as text and reads as values.
+
+    >>> holds_json(pa.list_(pa.json_())), holds_json(pa.list_(pa.string()))
+    (True, False)
+    """
+    if isinstance(kind, pa.JsonType):
+        return True
+    if isinstance(kind, pa.StructType):
+        return any(holds_json(field.type) for field in kind)
+    return holds_json(kind.value_type) if hasattr(kind, "value_type") else False
+
+
+def _plain(scalar: Any) -> Any:
+    """A scalar's value, with JSON read."""
+    value = scalar.as_py()
+    return _read_json(value, scalar.type) if holds_json(scalar.type) else value
+
+
+def _read_json(value: Any, kind: pa.DataType) -> Any:
+    if value is None or not holds_json(kind):
+        return value
+    if isinstance(kind, pa.JsonType):
+        try:
+            return json.loads(value)
+        except ValueError:  # it was written by something else
+            return value
+    if isinstance(kind, pa.StructType):
+        return {field.name: _read_json(value[field.name], field.type) for field in kind}
+    return [_read_json(item, kind.value_type) for item in value]
+
+
+def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as dicts, with JSON read.
+
+    >>> table_rows(pa.table({"objects": pa.array(['{"bbox": []}'], pa.json_())}))
+    [{'objects': {'bbox': []}}]
+    """
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for field in table.schema:
+        if holds_json(field.type):
+            for row in rows:
+                row[field.name] = _read_json(row[field.name], field.type)
+    return rows
+
+
 def _first(column: Any) -> Any:
     return next((item for item in column if item is not None), None)
 
 
 def _inner(kind: Any) -> Iterator[tuple[str, Any]]:
     """The fields inside an Arrow type or an example value, through lists, by dotted name."""
-    while isinstance(kind, pa.DataType) and (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+    while isinstance(kind, pa.DataType) and hasattr(kind, "value_type"):
         kind = kind.value_type
     if isinstance(kind, list | tuple) and kind:
         kind = kind[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from decimal import Decimal
@@ -75,6 +76,7 @@ extreme = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=4,
         ([], "cxcywh", []),
         ([[10, 20, 30, 40]], "xywh", [[10, 20, 40, 60]]),
         ([[10, 20, 30, 40]], "xyxy", [[10, 20, 30, 40]]),
+        ([[20, 10, 40, 30]], "yxyx", [[10, 20, 30, 40]]),
         ([[25, 40, 30, 40]], "cxcywh", [[10, 20, 40, 60]]),
         ([[0, 0, 0, 0], [-5, -5, 2, 1]], "xywh", [[0, 0, 0, 0], [-5, -5, -3, -4]]),
     ],
@@ -99,8 +101,8 @@ def test_an_unknown_format_is_named(box_format: Any) -> None:
 
 
 def test_an_unknown_unit_is_named() -> None:
-    with pytest.raises(OptionError, match=r"box_unit must be one of .*, got 'percent'"):
-        to_pixels([], "percent", SIZE)
+    with pytest.raises(OptionError, match=r"box_unit must be one of .*, got 'percents'"):
+        to_pixels([], "percents", SIZE)
 
 
 @given(xyxy=boxes)
@@ -118,6 +120,7 @@ def test_there_and_back_is_identity(xyxy: list[float]) -> None:
         ([], "fraction", []),
         ([[1, 2, 3, 4]], "pixel", [[1, 2, 3, 4]]),
         ([[0.5, 0.5, 1, 0.25]], "fraction", [[320, 240, 640, 120]]),
+        ([[50, 50, 100, 25]], "percent", [[320, 240, 640, 120]]),
         ([[500, 500, 1000, 250]], "permille", [[320, 240, 640, 120]]),
     ],
 )
@@ -240,20 +243,29 @@ PLACES: list[tuple[list[float], str, list[float] | None]] = [
 ]
 
 
+SCALES = {"pixel": (1, 1), "fraction": SIZE, "percent": (6.4, 4.8), "permille": (0.64, 0.48)}
+
+
+def stored(box: list[float], box_format: str, box_unit: str) -> list[float]:
+    """Numbers in pixels and x first as someone would have stored them."""
+    row = [value / SCALES[box_unit][index % 2] for index, value in enumerate(box)]
+    return [row[1], row[0], row[3], row[2]] if box_format == "yxyx" else row
+
+
 @pytest.mark.parametrize(("box", "status", "place"), PLACES, ids=lambda value: str(value))
 def test_place_boxes(box: list[float], status: str, place: list[float] | None) -> None:
     x, y, w, h = box
     ways = {"xywh": box, "xyxy": [x, y, x + w, y + h], "cxcywh": [x + w / 2, y + h / 2, w, h]}
-    for box_format, given_box in ways.items():
-        for unit, scale in (("pixel", (1, 1)), ("fraction", SIZE), ("permille", (0.64, 0.48))):
-            row = [value / scale[index % 2] for index, value in enumerate(given_box)]
-            placed = place_boxes([row], SIZE, box_format=box_format, box_unit=unit)
-            assert placed.status == [status], (box_format, unit)
-            if place is None:
-                assert placed.xywh == [None]
-                assert placed.used.shape == (0, 4)
-            else:
-                assert np.allclose(placed.xywh[0], place, atol=1e-6)
+    assert {*ways, "yxyx"} == set(FORMATS)
+    for box_format, unit in itertools.product(FORMATS, UNITS):
+        row = stored(ways["xyxy" if box_format == "yxyx" else box_format], box_format, unit)
+        placed = place_boxes([row], SIZE, box_format=box_format, box_unit=unit)
+        assert placed.status == [status], (box_format, unit)
+        if place is None:
+            assert placed.xywh == [None]
+            assert placed.used.shape == (0, 4)
+        else:
+            assert np.allclose(placed.xywh[0], place, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -409,9 +421,8 @@ def in_other_words(box_format: str, box_unit: str) -> list[list[float]]:
             "xywh": [x, y, w, h],
             "xyxy": [x, y, x + w, y + h],
             "cxcywh": [x + w / 2, y + h / 2, w, h],
-        }[box_format]
-        whole = {"pixel": (1, 1), "fraction": SIZE, "permille": (0.64, 0.48)}[box_unit]
-        rows.append([value / whole[index % 2] for index, value in enumerate(box)])
+        }["xyxy" if box_format == "yxyx" else box_format]
+        rows.append(stored(box, box_format, box_unit))
     return rows
 
 
@@ -448,6 +459,7 @@ def test_what_was_declared_rightly_fits(box_format: str, box_unit: str) -> None:
         (("xywh", "pixel"), ("xywh", "fraction"), "pass box_unit='pixel'"),
         (("xywh", "permille"), ("xywh", "fraction"), "pass box_unit='permille'"),
         (("xyxy", "pixel"), ("xywh", "fraction"), "pass box_format='xyxy', box_unit='pixel'"),
+        (("xywh", "percent"), ("xywh", "fraction"), "(box_unit='percent' or "),
         (("cxcywh", "fraction"), ("cxcywh", "pixel"), "pass box_unit='fraction'"),
         (("xywh", "pixel"), ("xyxy", "pixel"), "pass box_format='xywh'"),
     ],
@@ -459,6 +471,21 @@ def test_the_error_names_the_option(
     with pytest.raises(OptionError, match=re.escape(hint)) as caught:
         check_fit(rows, box_format=declared[0], box_unit=declared[1], bbox_column="objects.bbox")
     assert "bbox_column 'objects.bbox': " in str(caught.value)
+
+
+@pytest.mark.parametrize("stored_format", ["xyxy", "yxyx"])
+@pytest.mark.parametrize("declared", ["xywh", "xyxy", "yxyx"])
+def test_of_formats_that_transpose_each_other_none_is_advised_alone(
+    stored_format: str, declared: str
+) -> None:
+    # Fractions of corners that reach too far to be sizes: which side comes first, nobody can see.
+    corners = [[0.3 + 0.01 * n, 0.4, 0.8, 0.9] for n in range(12)]
+    rows = to_xyxy(corners, stored_format).tolist()
+    with pytest.raises(OptionError, match="one the other transposed: look where") as caught:
+        check_fit([(rows, SIZE)], box_format=declared, box_unit="pixel")
+    advice = str(caught.value).rpartition(", and pass ")[2]
+    assert advice.count("box_unit='fraction'") == 2
+    assert f"box_format={stored_format!r}" in advice or declared == stored_format
 
 
 def test_what_else_would_fit_is_told_but_not_advised() -> None:
@@ -526,9 +553,9 @@ def test_check_fit_raises_on_strong_evidence_only(rows: Any, form: str, unit: st
     try:
         check_fit(rows, box_format=form, box_unit=unit)
     except OptionError as error:
-        told = re.search(r"(\d+) of (\d+) boxes do not fit .*: pass ([^(]*)", str(error))
+        told = re.search(r"(\d+) of (\d+) boxes do not fit .* pass ([^(]*)", str(error))
         assert told is not None
-        misfits, count, way_out = int(told[1]), int(told[2]), told[3]
+        misfits, count, ways_out = int(told[1]), int(told[2]), told[3].split(" or, where ")
         nonzero = [
             box
             for row, size in rows
@@ -538,11 +565,12 @@ def test_check_fit_raises_on_strong_evidence_only(rows: Any, form: str, unit: st
         ]
         assert count == len(nonzero) >= 10
         assert misfits * 5 >= count
-        options = dict(re.findall(r"(box_\w+)='(\w+)'", way_out))
-        assert options
-        # Who follows the advice is not told something else the next time.
-        check_fit(
-            rows,
-            box_format=options.get("box_format", form),
-            box_unit=options.get("box_unit", unit),
-        )
+        for way_out in ways_out:
+            options = dict(re.findall(r"(box_\w+)='(\w+)'", way_out))
+            assert options
+            # Who follows the advice is not told something else the next time.
+            check_fit(
+                rows,
+                box_format=options.get("box_format", form),
+                box_unit=options.get("box_unit", unit),
+            )

@@ -447,7 +447,7 @@ WRONG = [
     ({"max_box": 3}, ["unknown option 'max_box'", "max_boxes"]),
     ({"view": "side"}, ["view must be one of", "'overlay'", "'side'"]),
     ({"box_format": "coco"}, ["box_format", "'xywh'", "'coco'"]),
-    ({"box_unit": "percent"}, ["box_unit", "'fraction'", "'percent'"]),
+    ({"box_unit": "inch"}, ["box_unit", "'fraction'", "'percent'"]),
     ({"concurrency": 0}, ["concurrency must be a whole number from 1", "got 0"]),
     ({"concurrency": True}, ["concurrency", "got True"]),
     ({"temperature": 3}, ["temperature must be a number from 0 to 2", "got 3"]),

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, Json, LargeList, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError
-from hf_regioncap.tables import MAX_COLUMN_BYTES, Rows, class_names, image_array, walk
+from hf_regioncap.tables import MAX_COLUMN_BYTES, Rows, class_names, image_array, table_rows, walk
 
 OBJECTS = {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [1]}
 FEATURES = Features(
@@ -195,7 +195,30 @@ def test_a_missing_column_is_named_with_those_that_are_there() -> None:
             {"image": None, "r": [{"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4, "name": "a"}]},
             "bbox_column='r', box_format='xyxy'",
         ),
-        ({"image": None, "inbox": 1, "boxer": 2}, None),
+        ({"image": None, "inbox": [[1]], "box_office": 2, "box": "B1", "boxer": [[1]]}, None),
+        ({"image": None, "box": [[1, 2, 3, 4]]}, "bbox_column='box'"),
+        ({"image": None, "gtBoxes": [[1, 2, 3, 4]]}, "bbox_column='gtBoxes'"),
+        ({"image": None, "bndbox": [[1, 2, 3, 4]]}, "bbox_column='bndbox'"),
+        ({"image": None, "rects": [[1, 2, 3, 4]]}, "bbox_column='rects'"),
+        (
+            {"image": None, "bbox_yxyx": [[1, 2, 3, 4]]},
+            "bbox_column='bbox_yxyx', box_format='yxyx'",
+        ),
+        ({"image": None, "anns": [{"box": [1, 2, 3, 4]}]}, "bbox_column='anns.box'"),
+        (  # FiftyOne
+            {"image": None, "gt": {"detections": [{"bounding_box": [0.1, 0.2, 0.3, 0.4]}]}},
+            "bbox_column='gt.detections.bounding_box'",
+        ),
+        (  # Open Images
+            {"image": None, "gt": {"XMin": [0.1], "XMax": [0.2], "YMin": [0.1], "YMax": [0.3]}},
+            "bbox_column='gt', box_format='xyxy'",
+        ),
+        (  # CVAT
+            {"image": None, "gt": [{"xtl": 1, "ytl": 2, "xbr": 3, "ybr": 4, "label": "a"}]},
+            "bbox_column='gt', box_format='xyxy'",
+        ),
+        ({"image": None, "target": [[1, 2, 3, 4], [5, 6, 7, 8]]}, "bbox_column='target'"),
+        ({"image": None, "target": [[1, 2, 3]], "palette": [[1, 2, 3, 4]]}, None),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -204,6 +227,74 @@ def test_a_column_that_looks_like_boxes(row: dict[str, Any], likely: str | None)
     table = Dataset.from_list([row]).with_format("arrow")[:]
     if "boxes" not in str(row):  # Arrow knows no field inside of an empty list
         assert Rows(table, "image").likely_boxes() == likely
+
+
+def test_numbers_of_boxes_in_columns_of_their_own() -> None:
+    corners = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
+    for row in (
+        {"image": None, **corners},
+        {"image": None, **{k: [v] for k, v in corners.items()}},
+    ):
+        for read in (
+            Rows(row, "image"),
+            Rows(Dataset.from_list([row]).with_format("arrow")[:], ""),
+        ):
+            words = read.missing("bbox_column", "bbox")
+            assert "dataset.map(lambda row: {\"bbox\": [[row['xmin'], row['ymin'], " in words
+            assert words.endswith("pass bbox_column='bbox' and box_format='xyxy'")
+    assert Rows({"image": None, "x": 1, "y": 2}, "image").box_parts() is None
+
+
+BOXES = [[1.0, 2.0, 30.0, 40.0], [5.0, 6.0, 7.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([BOXES], pa.list_(pa.list_(pa.float32(), 4))),
+        pa.array([BOXES], pa.large_list(pa.large_list(pa.int16()))),
+        pa.array([BOXES], pa.list_view(pa.list_(pa.float64()))),
+        pa.array([BOXES], pa.large_list_view(pa.list_(pa.float64(), 4))),
+        pa.array([str(BOXES)], pa.json_()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_boxes_of_any_arrow_type_are_found_and_read(column: pa.Array) -> None:
+    read = Rows(pa.table({"image": [b"x"], "gt_boxes": column}), "image")
+    assert read.value("gt_boxes", 0) == BOXES
+    assert read.likely_boxes() == "bbox_column='gt_boxes'"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Array2D((2, 4), "float32"), LargeList(List(Value("int32"))), List(Json()), List(List(Json()))],
+    ids=str,
+)
+def test_boxes_of_any_feature_are_found_and_read(kind: Any) -> None:
+    features = Features({"boxes2d": kind})
+    read = Rows(Dataset.from_dict({"boxes2d": [BOXES]}, features=features).data.table, "image")
+    assert read.value("boxes2d", 0) == BOXES
+    assert read.likely_boxes() == "bbox_column='boxes2d'"
+
+
+def test_fields_inside_json() -> None:
+    objects = [{"bbox": BOXES}, None, [{"bbox": BOXES[0], "note": "x"}], {"bbox": None}]
+    features = Features({"objects": Json()})
+    dataset = Dataset.from_dict({"objects": objects}, features=features)
+    read = Rows(dataset.with_format("arrow")[:], "image")
+    values = [read.value("objects.bbox", index) for index in range(4)]
+    assert values == [BOXES, None, [BOXES[0]], None]
+    assert read.likely_boxes() == "bbox_column='objects.bbox'"
+    assert read.has("objects.note")
+    assert not read.has("objects.boxes")
+    nothing = Rows(dataset.select([1]).with_format("arrow")[:], "image")
+    assert nothing.has("objects.bbox")  # as far as anybody can tell
+    assert table_rows(read.table) == [{"objects": value} for value in objects]
+
+
+def test_json_that_is_none_stays_text() -> None:
+    read = Rows(pa.table({"note": pa.array(["1", "{", None], pa.json_())}), "image")
+    assert [read.value("note", index) for index in range(3)] == [1, "{", None]
 
 
 # --- giving back ------------------------------------------------------------------------------
