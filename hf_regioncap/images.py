@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from hf_regioncap.archives import read_member, split_member
+
 #: The decoders that may run. Pillow registers over forty, one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "TGA")
 
@@ -222,7 +224,7 @@ def _located(value: Any, image_root: str | os.PathLike[str] | None) -> Any:
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, str | Path):
-        value = _find_file(str(value), image_root)
+        value = _find_image(str(value), image_root)
     if isinstance(value, bytearray | memoryview):
         value = bytes(value)
     if value is None:
@@ -236,6 +238,20 @@ def _readable(located: Any) -> AbstractContextManager[Any]:
         return nullcontext(located)
     with _file_faults():
         return located.open("rb")
+
+
+def _find_image(path: str, image_root: str | os.PathLike[str] | None) -> Path | bytes:
+    """The path of a file, or the bytes of a zip file's member, that may be read."""
+    member = split_member(path)
+    if member is None:
+        return _find_file(path, image_root)
+    name, archive = member
+    file = _find_file(archive, image_root)
+    with _file_faults():
+        try:
+            return read_member(file, name)
+        except OverflowError as error:
+            raise _Refused("image_too_large", str(error)) from None
 
 
 def _find_file(path: str, image_root: str | os.PathLike[str] | None) -> Path:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageDraw, ImageOps
 
+from hf_regioncap import archives
 from hf_regioncap.images import (
     encode_jpeg,
     hugging_face_caches,
@@ -591,6 +594,12 @@ def places(tmp_path: Path) -> Path:
     (root / "loop").symlink_to(root / "loop")
     (tmp_path / "link-to-root").symlink_to(root)
     os.mkfifo(root / "pipe")
+    with zipfile.ZipFile(outside / "z.zip", "w") as archive:
+        for name in ("a.png", "in side/é#%20::b.png"):
+            archive.write(root / "a.png", name)
+        archive.write(root / "text.png", "text.png")
+    (root / "z.zip").write_bytes((outside / "z.zip").read_bytes())
+    (root / "cut.zip").write_bytes((outside / "z.zip").read_bytes()[:99])
     return tmp_path
 
 
@@ -621,6 +630,21 @@ def places(tmp_path: Path) -> Path:
         ("s3://bucket/a.png", "image_refused"),
         ("zip://a.png::/tmp/b.zip", "image_refused"),
         ("a.png::b.zip", "image_refused"),
+        ("zip://a.png::{root}/z.zip", "ok"),
+        ("zip://a.png::z.zip", "ok"),
+        ("zip://in side/é#%20::b.png::{root}/z.zip", "ok"),
+        ("zip://text.png::z.zip", "image_corrupt"),
+        ("zip://none.png::z.zip", "image_missing"),
+        ("zip://::z.zip", "image_missing"),
+        ("zip://a.png::none.zip", "image_missing"),
+        ("zip://a.png::cut.zip", "image_missing"),
+        ("zip://a.png::a.png", "image_missing"),
+        ("zip://a.png::zip://z.zip::z.zip", "image_missing"),
+        ("zip://a.png::../outside/z.zip", "image_refused"),
+        ("zip://a.png::way-out/z.zip", "image_refused"),
+        ("zip://a.png::https://host/z.zip", "image_refused"),
+        ("zip://a.png::/etc/passwd", "image_refused"),
+        ("zip://a.png", "image_refused"),
         ("data:image/png;base64,AAAA", "image_refused"),
         ("missing.png", "image_missing"),
         ("a.png/inside", "image_missing"),
@@ -657,6 +681,27 @@ def test_without_a_root_no_path_is_read(
     assert picture.status == "image_refused"
     assert "image_root=" in (picture.reason or "")
     assert read_image_bytes(value) is None
+
+
+def test_members_of_a_zip_file_are_read_by_many_threads_and_after_a_change(places: Path) -> None:
+    path = "zip://a.png::z.zip"
+    with ThreadPoolExecutor(8) as pool:
+        read = list(
+            pool.map(lambda _: read_image_bytes(path, image_root=places / "root"), [0] * 99)
+        )
+    assert set(read) == {(places / "root/a.png").read_bytes()}
+    with zipfile.ZipFile(places / "root/z.zip", "w") as archive:
+        archive.writestr("a.png", encoded(Image.new("RGB", (3, 2)), "PNG"))
+    assert peek_picture(path, image_root=places / "root").size_wh == (3, 2)
+
+
+def test_a_member_that_unpacks_to_too_much_is_not_unpacked(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 9)
+    for look in (open_picture, peek_picture):
+        assert look("zip://a.png::z.zip", image_root=places / "root").status == "image_too_large"
+    assert read_image_bytes("zip://a.png::z.zip", image_root=places / "root") is None
 
 
 def test_a_path_object(places: Path) -> None:
