@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from hf_regioncap.answer_coordinates import without_coordinates
 from hf_regioncap.refusals import is_refusal
 
 
@@ -21,7 +22,7 @@ _SAYS_NOTHING = {"n/a", "na", "none", "null", "nil", "undefined", "string"}
 
 def _readable(caption: str) -> str | None:
     """Return the caption if it says something, else None."""
-    caption = caption.strip()
+    caption = without_coordinates(caption.strip())
     if caption.lower().strip(".- ") in _SAYS_NOTHING or not any(map(str.isalnum, caption)):
         return None
     return None if is_refusal(caption) else caption

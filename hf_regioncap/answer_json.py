@@ -78,7 +78,17 @@ def _field_number(value: object) -> int | None:
 
 
 def _own_part(caption: str, number: int) -> str | None:
-    """Cut a JSON caption's own label; if its lines label other regions, take its own part only."""
+    """Cut a JSON caption's own label; if its lines label other regions, take its own part only.
+
+    A caption that is JSON once more is read as such.
+    """
+    if caption.startswith(("{", "[")):
+        inner = json_values(caption)
+        if len(inner) == 1 and inner[0].whole and inner[0].end - inner[0].start == len(caption):
+            items = _json_items(inner[0].value)
+            if items:
+                return keep_asked(items, [number]).get(number)
+            return text_of(inner[0].value)
     labels = [
         mark
         for mark in strong_marks(caption)

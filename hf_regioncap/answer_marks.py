@@ -264,6 +264,7 @@ _NUMBERED_LINE = re.compile(
       |(?<=\#)(?P<bare>\d{{1,3}})(?=[ ]\S))""",
     re.MULTILINE | re.VERBOSE,
 )
+_TABLE_RULE = re.compile(r"[|:\s-]{2,200}")
 _INLINE_NUMBER = re.compile(
     r"""(?:(?<![^\s.)\]*\#|])[ ]?|[(\[\#*|]{1,3}[ ]?)
     (\d{1,3})\*{0,2}(?:[.):\]：）．、]|[ ]?\|)(?!\d)(?=.)""",
@@ -283,6 +284,8 @@ def _numbered_lines(text: str, asked: Sequence[int]) -> list[Mark]:
     if not lines or (len(lines) == 1 and lines[0]["bare"]):
         return []
     before = text[: lines[0].start()].rstrip().rpartition("\n")[2]
+    if _TABLE_RULE.fullmatch(before):
+        before = ""
     in_caption = before.endswith(COLONS) or len(asked) == 1
     if before and in_caption and not LEAD_IN.search(before):
         return []

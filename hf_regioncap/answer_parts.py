@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hf_regioncap.answer_coordinates import without_tags
 from hf_regioncap.answer_items import Item, keep_asked
 from hf_regioncap.answer_marks import AT_LINE_START, LEAD_IN, Mark, caption_marks, strong_marks
-from hf_regioncap.answer_text import COLONS, MOST_MARKS
+from hf_regioncap.answer_text import COLONS, MOST_MARKS, named_number
 from hf_regioncap.loose_json import json_values, text_of, unescape
 
 
@@ -18,7 +19,7 @@ def from_text(text: str, asked: Sequence[int], cut: bool) -> dict[int, str]:
         return found
     if len(asked) != 1 or cut:
         return {}
-    mentioned = {mark.number for mark in strong_marks(text) if not mark.loose}
+    mentioned = {mark.number for mark in strong_marks(without_tags(text)) if not mark.loose}
     if mentioned and asked[0] not in mentioned:
         return {}
     return keep_asked([Item(asked[0], _lone(text))], asked)
@@ -120,6 +121,34 @@ def _without_rules(text: str) -> str:
             break
         text = before.rstrip()
     return text
+
+
+# --- lines of values ---
+
+_HEADER = re.compile(
+    r"\W{0,3}(?:regions?|region[ _]?(?:id|number)|id|no|number|box|label)\W{0,3}"
+    r"(?P<comma>[,;\t])\W{0,3}(?:captions?|descriptions?|text|content)\W{0,3}",
+    re.IGNORECASE,
+)
+
+
+def from_csv(text: str, asked: Sequence[int], cut: bool) -> dict[int, str] | None:
+    """Read the captions of lines such as `1,a cat` below a header; None if there is none."""
+    head, _, rows = text.partition("\n")
+    header = _HEADER.fullmatch(head.strip())
+    if header is None:
+        return None
+    lines = rows.splitlines()[: MOST_MARKS + 1]
+    items = []
+    for line in lines[:-1] if cut else lines:
+        number, _, caption = line.partition(header["comma"])
+        items.append(Item(named_number(number), _unquoted(caption.strip())))
+    return keep_asked(items, asked)
+
+
+def _unquoted(value: str) -> str:
+    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    return value[1:-1].replace('""', '"') if quoted else value
 
 
 # --- text without marks -----------------------------------------------------------------------

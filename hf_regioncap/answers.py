@@ -21,11 +21,12 @@ decided where an answer leaves a choice:
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 
 from hf_regioncap.answer_json import from_json
-from hf_regioncap.answer_parts import from_text
+from hf_regioncap.answer_parts import from_csv, from_text
 from hf_regioncap.answer_text import clean, named_number
 
 __all__ = ["answers_all", "format_regions", "parse_answer"]
@@ -47,13 +48,28 @@ def parse_answer(answer: str, regions: Sequence[int], *, cut: bool = False) -> d
     >>> parse_answer("<region1>: a cat\\n<region2>: a do", [1, 2], cut=True)
     {1: 'a cat'}
     """
-    text = clean(answer)
+    text = _unwrapped(clean(answer))
     text, cut = text[:_MOST_TEXT], cut or len(text) > _MOST_TEXT
     asked = list(dict.fromkeys(regions))
     found = from_json(text, asked)
     if found is None:
+        found = from_csv(text, asked, cut)
+    if found is None:
         found = from_text(text, asked, cut)
     return {number: found[number] for number in asked if number in found}
+
+
+def _unwrapped(text: str) -> str:
+    """The JSON that a text is once more encoded: some proxies escape an answer twice."""
+    if text.startswith(("{&quot;", "[&quot;", "[{&quot;")):
+        return html.unescape(text)
+    if not text.startswith(('"{', '"[', '{\\"', '[{\\"')):
+        return text
+    try:
+        inner = json.loads(text if text.startswith('"') else f'"{text}"', strict=False)
+    except (ValueError, RecursionError):
+        return text
+    return clean(inner) if isinstance(inner, str) else text
 
 
 def answers_all(text: str, regions: Sequence[int]) -> bool:
