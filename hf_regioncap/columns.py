@@ -20,7 +20,7 @@ from hf_regioncap.fingerprint import what_map_does
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
 from hf_regioncap.options import OptionKwargs, Options, read_options, signature_with_options
 from hf_regioncap.proposals import can_propose
-from hf_regioncap.remarks import Outcomes
+from hf_regioncap.remarks import Outcomes, batch_remarks
 from hf_regioncap.rows import (
     Plan,
     Row,
@@ -355,7 +355,10 @@ def _answered(done: Iterable[Row]) -> Iterator[Row]:
 
 
 def _give(given: Rows, plan: Plan, done: Iterable[Row], names: Sequence[str]) -> Any:
-    prefix = plan.options.column_prefix
-    arrays = row_arrays(list(done), names)
+    prefix, rows = plan.options.column_prefix, list(done)
+    new = {"boxes_are_new": "box_status" in names, "prompts_are_new": "prompt" in names}
+    for told in batch_remarks(rows, plan.options, **new):
+        warnings.warn(told, stacklevel=2)
+    arrays = row_arrays(rows, names)
     columns = {prefix + name: array for name, array in arrays.items()}
     return given.append(columns, lambda: column_features(names, prefix))

@@ -265,6 +265,7 @@ class _Job:
         if self._asked_again is None:
             counts = self._done.images, self._done.boxes
             told += remarks(*counts, max_boxes=self.options.max_boxes)
+            told.append(self._done.labels(self.options.label_column))
         for words in filter(None, told):
             warnings.warn(words, stacklevel=3)
 

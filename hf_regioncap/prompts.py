@@ -27,6 +27,8 @@ STYLES = {
 
 #: Longer labels are cut: a label is a name, not a place for a second prompt.
 _LABEL_LENGTH = 80
+#: Under which keys people keep the name of a label, in this order.
+_LABEL_KEYS = ("name", "label", "category", "class", "class_name", "title", "id", "category_id")
 _OWN_FIELDS = ("count", "regions", "labels")
 
 
@@ -231,11 +233,19 @@ def answer_schema(regions: Sequence[int]) -> dict[str, Any]:
 def label_text(value: Any, names: Sequence[str] | Mapping[int, str] | None) -> str | None:
     """The name of one label: a string as it is, an int by `names`; None where there is none.
 
+    Of several names, as Visual Genome gives to a box, it is the first, and of a dict its name.
+
     >>> label_text(1, ["cat", "dog"]), label_text("bird", None), label_text(7, ["cat"])
     ('dog', 'bird', None)
+    >>> label_text(["cat", "kitty"], None), label_text({"id": 1, "name": "cat"}, None)
+    ('cat', 'cat')
     """
     if isinstance(value, str):
         return value
+    if isinstance(value, Mapping):
+        value = [value[key] for key in _LABEL_KEYS if key in value]
+    if isinstance(value, list | tuple):
+        return next((text for item in value if (text := label_text(item, names))), None)
     if value is None or isinstance(value, bool) or names is None:
         return None
     try:

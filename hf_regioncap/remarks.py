@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_regioncap.captioning import FAILED
+from hf_regioncap.options import Options
 from hf_regioncap.rows import Row
 
 #: Not what a budget has left out: that was asked for.
 _FAILED_WHEN_ASKED = tuple(status for status in FAILED if status != "skipped_budget")
+#: So many images have to be unreadable before that is more than their own fault.
+_ENOUGH = 10
 _BOXES = {
     "too_small": "too small",
     "outside": "outside their image",
@@ -47,6 +50,33 @@ def remarks(
     return told
 
 
+def batch_remarks(
+    done: Iterable[Row], options: Options, *, boxes_are_new: bool, prompts_are_new: bool
+) -> list[str]:
+    """The same of one batch of a map, without numbers: Python shows the same words once.
+
+    Said by the function that adds the boxes or the prompts, not by those after it.
+
+    >>> row = Row(box_status=["ok", "over_limit"])
+    >>> batch_remarks([row], Options(max_boxes=1), boxes_are_new=True, prompts_are_new=True)
+    ['boxes are beyond max_boxes=1 of their image and get no caption']
+    """
+    told, rows = [], list(done)
+    if boxes_are_new and any("over_limit" in row.box_status for row in rows):
+        told.append(
+            f"boxes are beyond max_boxes={options.max_boxes} of their image and get no caption"
+        )
+    bad = {row.image_status for row in rows} - {"ok"}
+    if boxes_are_new and len(rows) >= _ENOUGH and all(row.image_status in bad for row in rows):
+        told.append(f"no image of a batch can be read ({', '.join(sorted(bad))})")
+    if prompts_are_new and any(row.labels_unread for row in rows):
+        told.append(
+            f"labels of label_column {options.label_column!r} cannot be read and are not "
+            "in the prompts"
+        )
+    return told
+
+
 @dataclass
 class Outcomes:
     """How rows ended, added up one by one; what of it a run says when it is done."""
@@ -58,6 +88,8 @@ class Outcomes:
     reasons: dict[str, str | None] = field(default_factory=dict)
     images: Counter[str] = field(default_factory=Counter)
     boxes: Counter[str] = field(default_factory=Counter)
+    labels_unread: int = 0
+    label_unread: str = ""  # the first
 
     def add(self, row: Row) -> None:
         """Count a finished row."""
@@ -69,6 +101,8 @@ class Outcomes:
         self.asked += status == "ok" or status in _FAILED_WHEN_ASKED
         self.images[row.image_status] += 1
         self.boxes.update(row.box_status)
+        self.labels_unread += len(row.labels_unread)
+        self.label_unread = self.label_unread or next(iter(row.labels_unread), "")
 
     def add_counted(self, summary: Mapping[str, Any]) -> None:
         """Count the rows that `card.summarize` has counted."""
@@ -78,6 +112,15 @@ class Outcomes:
         self.asked += sum(summary["answer_status"].get(s, 0) for s in ("ok", *_FAILED_WHEN_ASKED))
         self.images.update(summary["image_status"])
         self.boxes.update(summary["box_status"])
+
+    def labels(self, label_column: str | None) -> str | None:
+        """Say how many labels are not in the prompts, where there are any."""
+        if not self.labels_unread:
+            return None
+        return (
+            f"{self.labels_unread:,} labels of label_column {label_column!r} cannot be read "
+            f"and are not in the prompts, for example {self.label_unread}"
+        )
 
     def failures(self, asked: int | None = None) -> str | None:
         """Say that most of the rows that were asked about have failed, where they have.

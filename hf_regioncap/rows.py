@@ -7,6 +7,7 @@ the one. Only why a `propose` raised is lost between them, as no column of `add_
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ class Row:
     answer_status: str = "ok"
     answer_error: str | None = None
     usage: dict[str, int | None] = field(default_factory=dict)
+    labels_unread: list[str] = field(default_factory=list)  # of used boxes; no column
 
     @property
     def used(self) -> list[int]:
@@ -247,18 +249,42 @@ def _labels(row: Row, plan: Plan, rows: Rows, index: int) -> list[str | None]:
     """The labels of regions 1 to k."""
     if plan.options.label_column is None:
         return []
-    value = rows.value(plan.options.label_column, index)
+    given = _given_labels(rows, plan.options.label_column, index, len(row.box_status))
+    labels = [given[place] if place < len(given) else None for place in row.used]
+    _require_names(labels, plan)
+    texts = [prompts.label_text(label, plan.label_names) for label in labels]
+    row.labels_unread = [
+        repr(label)[:40]
+        for label, text in zip(labels, texts, strict=True)
+        if text is None and not _is_nothing(label)
+    ]
+    return texts
+
+
+def _given_labels(rows: Rows, column: str, index: int, count: int) -> list[Any]:
+    """The labels of a row's boxes; one for the whole row is that of all `count`."""
+    value = rows.value(column, index)
     value = value.tolist() if hasattr(value, "tolist") else value
-    labels = list(value) if isinstance(value, list | tuple) else [value] * len(row.box_status)
-    if plan.label_names is None and any(isinstance(label, int) for label in labels):
+    return list(value) if isinstance(value, list | tuple) else [value] * count
+
+
+def _require_names(labels: Sequence[Any], plan: Plan) -> None:
+    if plan.label_names is None and any(map(_is_whole, labels)):
         raise OptionError(
             f"label_column {plan.options.label_column!r} holds ints whose names are not known "
             "here: pass label_names=['name of 0', 'name of 1', …]"
         )
-    return [
-        prompts.label_text(labels[place], plan.label_names) if place < len(labels) else None
-        for place in row.used
-    ]
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a label is a number of a class, also as pandas writes them beside gaps: 1.0."""
+    return isinstance(value, numbers.Real) and (
+        isinstance(value, numbers.Integral) or float(value).is_integer()
+    )
+
+
+def _is_nothing(label: Any) -> bool:
+    return label is None or label != label or (isinstance(label, list | dict) and not label)
 
 
 def _printable(value: Any, name: str, argument: str) -> Any:
@@ -297,6 +323,7 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         _check_refused(options, peeked)
     if whole and len(peeked) >= _ENOUGH_ROWS:
         _check_readable(options, peeked)
+    _check_labels(rows, plan)
     if options.propose == "contours" and not all(given) and proposals.can_propose():
         proposals.load_opencv()  # here and not on the threads that draw
     _check_nesting(options, given)
@@ -353,6 +380,24 @@ def _check_readable(options: Options, peeked: Sequence[Picture]) -> None:
         raise OptionError(
             f"image_column {options.image_column!r}: not one of the first {len(peeked)} images "
             f"can be read ({which}): {reason}{way}"
+        )
+
+
+def _check_labels(rows: Rows, plan: Plan) -> None:
+    """Raise where labels need names that nobody has given, or none of many can be read."""
+    column = plan.options.label_column
+    if column is None:
+        return
+    sample = range(min(len(rows), SAMPLE))
+    given = [label for index in sample for label in _given_labels(rows, column, index, 1)]
+    labels = [label for label in given if not _is_nothing(label)]
+    _require_names(labels, plan)
+    if len(labels) >= _ENOUGH_ROWS and not any(
+        prompts.label_text(label, plan.label_names) for label in labels
+    ):
+        raise OptionError(
+            f"label_column {column!r}: none of {len(labels)} labels can be read, for example "
+            f"{repr(labels[0])[:80]}: it must hold a name for each box, or an int with label_names"
         )
 
 

@@ -100,12 +100,12 @@ def test_the_modes_beside_detectrons_boxes() -> None:
 def test_percent_and_permille_read_as_pixels_are_doubted() -> None:
     percent = [[3.0 + n, 5.0 * n, 60, 30] for n in range(12)]
     with pytest.warns(UserWarning, match="pass box_unit='percent', or box_unit='pixel'"):
-        placed(percent)
+        placed(percent, max_boxes=12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        placed(percent, box_unit="pixel")
-        placed(percent, box_unit="percent")
-        placed([[10 + n, 20, 30, 30] for n in range(12)])  # a logo in the corner
+        placed(percent, box_unit="pixel", max_boxes=12)
+        placed(percent, box_unit="percent", max_boxes=12)
+        placed([[10 + n, 20, 30, 30] for n in range(12)], max_boxes=12)  # a logo in the corner
 
 
 def test_boxes_kept_as_json() -> None:

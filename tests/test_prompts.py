@@ -150,7 +150,9 @@ def test_labels_stay_inside_their_quotes(labels: list[str | None]) -> None:
         (float("nan"), ["cat"], None),
         (float("inf"), ["cat"], None),
         (b"1", ["cat", "dog"], None),
-        ([1], ["cat", "dog"], None),
+        ([1], ["cat", "dog"], "dog"),
+        ([], ["cat"], None),
+        ([[], ""], ["cat"], None),
         ({}, ["cat", "dog"], None),
     ],
 )

@@ -10,7 +10,14 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from endpoint import Endpoint
 
-from hf_regioncap import add_region_captions, caption_dataset, estimate, retry_failed
+from hf_regioncap import (
+    add_boxes,
+    add_prompts,
+    add_region_captions,
+    caption_dataset,
+    estimate,
+    retry_failed,
+)
 from hf_regioncap.errors import OptionError
 from hf_regioncap.remarks import remarks
 
@@ -95,3 +102,75 @@ def test_images_of_which_none_can_be_read_are_an_error(take: Any, tmp_path: Path
     lists = dataset.remove_columns("image").add_column("image", [["a.png"]] * 12)
     with pytest.raises(OptionError, match=r"12 image_unsupported"):
         take(lists, **OFFLINE)
+
+
+def told(function: Any, *arguments: Any, **options: Any) -> tuple[Any, list[str]]:
+    """What a call gives, and what it warns of, each thing once as Python shows it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        result = function(*arguments, **options)
+    return result, [str(warning.message) for warning in caught]
+
+
+def test_a_map_tells_what_it_leaves_out_once_for_all_batches(make_dataset: Any) -> None:
+    rows = make_dataset(6, regions=4)
+    options = {"batched": True, "batch_size": 1, "fn_kwargs": {"max_boxes": 3}}
+    boxed, words = told(rows.map, add_boxes, **options)
+    assert words == ["boxes are beyond max_boxes=3 of their image and get no caption"]
+    assert told(boxed.map, add_prompts, **options)[1] == []  # told before
+    gone = {
+        "image": [{"bytes": b"not a picture", "path": None}] * 12,
+        "bbox": [[[1, 2, 30, 40]]] * 12,
+    }
+    assert told(add_boxes, gone)[1] == ["no image of a batch can be read (image_corrupt)"]
+
+
+# --- labels -----------------------------------------------------------------------------------
+
+
+def test_labels_that_are_left_out_of_prompts(make_dataset: Any, endpoint: Endpoint) -> None:
+    rows = make_dataset(2).add_column("label", [[0, 7], [1, None]])
+    options = {"label_column": "label", "label_names": ["cat", "dog"]}
+    captioned, words = told(caption_dataset, rows, base_url=endpoint.base_url, **options)
+    assert 'labels are <region1> "cat".' in captioned["prompt"][0]
+    assert words == [
+        "1 labels of label_column 'label' cannot be read and are not in the prompts, for example 7"
+    ]
+    (row,) = rows.select([0]).with_format(None).map(add_boxes).to_list()
+    added, words = told(add_prompts, row, **options)
+    assert added["prompt"] == captioned["prompt"][0]
+    assert words == ["labels of label_column 'label' cannot be read and are not in the prompts"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        ([1.0, 2.0], "holds ints whose names are not known"),  # as pandas writes them beside gaps
+        ([1, None], "holds ints whose names are not known"),
+        ([{"text": "cat"}, {"text": "dog"}], "none of 24 labels can be read, for example {'text'"),
+        ([0.5, 0.25], "none of 24 labels can be read, for example 0.5"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("function", [caption_dataset, estimate])
+def test_labels_none_of_which_can_be_read_are_told_before(
+    function: Any, labels: list[Any], error: str, make_dataset: Any, endpoint: Endpoint
+) -> None:
+    rows = make_dataset(12).add_column("label", [labels] * 12)
+    with pytest.raises(OptionError, match=error):
+        function(rows, label_column="label", base_url=endpoint.base_url)
+    assert endpoint.count == 0
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [["cat", "kitty"], ["dog"]],  # Visual Genome
+        [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    ],
+    ids=str,
+)
+def test_labels_with_several_names_or_an_id(labels: list[Any], make_dataset: Any) -> None:
+    rows = make_dataset(1).add_column("label", [labels])
+    prompts = rows.map(add_boxes).map(add_prompts, fn_kwargs={"label_column": "label"})["prompt"]
+    assert prompts[0].endswith('Their labels are <region1> "cat", <region2> "dog".')
