@@ -155,7 +155,8 @@ def import_results(files: Sequence[str | os.PathLike[str]], **options: Any) -> I
     """Bring the result files of a batch into the answer store of these options.
 
     Lines may come in any order, in part, or twice. Failed and expired requests are counted with
-    their reasons and stay to be asked. Raises OptionError for a file that holds no results.
+    their reasons and stay to be asked, as are those of lines that are cut off. Raises OptionError
+    for a file that holds no results.
     """
     checked = read_options(options)
     store = open_store(checked)
@@ -179,12 +180,11 @@ def import_results(files: Sequence[str | os.PathLike[str]], **options: Any) -> I
         return counts
 
     repeated = 0
-    for result in _results(files):
-        answer = _answer(result)
+    for key, answer in _results(files):
         if isinstance(answer, str):
             reasons[answer] = reasons.get(answer, 0) + 1
             continue
-        place = (result["custom_id"], answer.raw)
+        place = (key, answer.raw)
         repeated += place in chunk
         chunk[place] = answer
         if len(chunk) >= _CHUNK:
@@ -194,32 +194,46 @@ def import_results(files: Sequence[str | os.PathLike[str]], **options: Any) -> I
     return Imported(stored + new, known + old + repeated, sum(reasons.values()), reasons)
 
 
-def _results(files: Sequence[str | os.PathLike[str]]) -> Iterator[dict[str, Any]]:
+#: Why a line counts as failed that is cut off, as by a download that broke, or garbled.
+_CUT_LINE = "a line that is cut off or no result"
+
+
+def _results(
+    files: Sequence[str | os.PathLike[str]],
+) -> Iterator[tuple[str, StoredAnswer | str]]:
+    """The keys and answers in files, or the reasons why there are none."""
     for file in files:
-        with Path(file).open(encoding="utf-8", errors="replace") as lines:
+        wrong, right = 0, 0
+        with Path(file).open(encoding="utf-8-sig", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _result(file, number, line)
+                if not line.strip():
+                    continue
+                result = _result(line)
+                right += result is not None
+                wrong = wrong or (number if result is None else 0)
+                yield ("", _CUT_LINE) if result is None else (result["custom_id"], _answer(result))
+        if wrong and not right:
+            raise OptionError(
+                f"{os.fspath(file)!r} holds no results of a batch: line {wrong}, the first, is "
+                "not an object with 'custom_id' and 'response'"
+            )
 
 
-def _result(file: str | os.PathLike[str], number: int, line: str) -> dict[str, Any]:
+def _result(line: str) -> dict[str, Any] | None:
     try:
         result = json.loads(line)
         key = result["custom_id"]
-        if not isinstance(key, str) or "body" in result:
-            raise KeyError
-    except (ValueError, TypeError, KeyError):
-        raise OptionError(
-            f"{os.fspath(file)!r}, line {number}, is not a result of a batch (an object with "
-            "'custom_id' and 'response')"
-        ) from None
-    return dict(result)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    is_result = isinstance(result, dict) and isinstance(key, str) and "body" not in result
+    return result if is_result else None
 
 
 def _answer(result: dict[str, Any]) -> StoredAnswer | str:
     """The answer to store, or the reason why there is none."""
     response = result.get("response")
-    if not isinstance(response, dict) or response.get("status_code") != 200:
+    status = response.get("status_code") if isinstance(response, dict) else None
+    if not isinstance(response, dict) or not isinstance(status, int) or not 200 <= status < 300:
         return wire.redact(_reason(response, result.get("error")), length=200)
     raw = json.dumps(response.get("body"), ensure_ascii=True)
     completion = read_completion(raw)

@@ -204,6 +204,30 @@ def _undecoded() -> Any:
     return Feature(decode=False)
 
 
+@pytest.mark.parametrize("cut", ["first", "middle", "last"])
+def test_a_line_that_is_cut_off_is_counted_and_the_others_are_stored(
+    cut: str, tmp_path: Path
+) -> None:
+    options = {"model": "m", "answer_store": tmp_path / "answers.sqlite"}
+    requests = read(export_requests(rows(3), tmp_path, **options).files)
+    message = {"role": "assistant", "content": '{"1": "a box", "2": "a box"}'}
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    said = {"status_code": 201, "body": body}
+    lines = [
+        json.dumps({"custom_id": request["custom_id"], "response": said, "error": None})
+        for request in requests
+    ]
+    place = {"first": 0, "middle": 1, "last": 2}[cut]
+    lines[place] = lines[place][: len(lines[place]) // 2]
+    file = tmp_path / "results.jsonl"
+    file.write_text("\ufeff" + "\n".join(lines))
+    imported = import_results([file], **options)
+    assert (imported.stored, imported.failed) == (2, 1)
+    assert imported.reasons == {"a line that is cut off or no result": 1}
+    left = read(export_requests(rows(3), tmp_path, **options).files)
+    assert [line["custom_id"] for line in left] == [requests[place]["custom_id"]]
+
+
 def test_missing_regions_are_exported_next(tmp_path: Path) -> None:
     options = {"model": "m", "answer_store": tmp_path / "answers.sqlite"}
     [request] = read(export_requests(rows(1), tmp_path, **options).files)
