@@ -581,6 +581,7 @@ def _making_part(
         "language": recipe.get("language"),
         "temperature": recipe.get("temperature"),
         "versions": _versions_words(recipe.get("versions")),
+        "some rows asked again with": recipe.get("retried_with"),
     }
     rows = [f"| {name} | {_as_cell(value)} |" for name, value in told.items() if value is not None]
     rows.append(f"| tokens | {_token_words(summary)} |")

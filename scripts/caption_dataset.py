@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hf_regioncap.captioning import open_store
 from hf_regioncap.errors import EndpointError, OptionError, PublishError, StoreError
 from hf_regioncap.flags import add_option_flags, number, options_from_flags
 from hf_regioncap.options import Options
+from hf_regioncap.output import RECIPE_FILE, check_replaced, retried_recipe
 
 DEMO_OUTPUT = "demo_output"
 #: Flags that a later `--retry-failed` has no use for: of the input, and the bounds of one run.
@@ -55,6 +57,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("--streaming", action="store_true", help="never hold the dataset on disk")
     run.add_argument("--dry-run", action="store_true", help="print the estimate, send nothing")
     run.add_argument("--retry-failed", action="store_true", help="ask again what failed in OUTPUT")
+    run.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
     run.add_argument("--recipe", metavar="FILE", help="take the options from a recipe.json")
     run.add_argument("--max-requests", type=int, metavar="N", help="a hard stop, retries included")
     run.add_argument("--max-cost", type=float, metavar="DOLLARS", help="a hard stop")
@@ -74,7 +77,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         parsed.output = parsed.output or DEMO_OUTPUT
     elif parsed.input is None or parsed.output is None:
         parser.error("INPUT and OUTPUT are needed (or --demo)")
-    reads_input = ("dry_run", "limit", "streaming", "split", "config", "revision")
+    reads_input = ("dry_run", "limit", "streaming", "split", "config", "revision", "overwrite")
     if parsed.retry_failed and any(getattr(parsed, name) for name in reads_input):
         flags = ", ".join(map(flag, reads_input))
         parser.error(f"--retry-failed asks OUTPUT's failed rows: not with {flags}")
@@ -86,9 +89,14 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def read_options_of(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The library's options from a recipe and from flags; the demo has its own defaults."""
+    """The library's options from a recipe and from flags; the demo has its own defaults.
+
+    A retry goes by the recipe that OUTPUT holds.
+    """
     demo = {"base_url": "offline", "label_column": "labels"} if parsed.demo else {}
-    return {**demo, **options_from_flags(parsed, recipe=parsed.recipe)}
+    own = Path(parsed.output) / RECIPE_FILE
+    recipe = parsed.recipe or (own if parsed.retry_failed and own.is_file() else None)
+    return {**demo, **options_from_flags(parsed, recipe=recipe)}
 
 
 # Input
@@ -144,11 +152,25 @@ def check_output(folder: Path) -> None:
     """Never write over a folder that something else has made."""
     if folder.is_file():
         raise OptionError(f"OUTPUT {str(folder)!r} is a file: name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.json").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
         raise OptionError(
             f"OUTPUT {str(folder)!r} exists and was not written by this script (no recipe.json): "
             "name another folder"
         )
+
+
+def may_write(
+    dataset: Any, folder: Path, parsed: argparse.Namespace, options: dict[str, Any]
+) -> list[str]:
+    """Raise where rows of an earlier run would be lost; a dry run is only told why."""
+    try:
+        if not parsed.overwrite:
+            check_replaced(dataset, folder, Options(**options))
+    except OptionError as error:
+        if not parsed.dry_run:
+            raise
+        return [str(error)]
+    return []
 
 
 def make_output(folder: Path) -> None:
@@ -182,13 +204,12 @@ def write_output(
     from hf_regioncap.exports import write_seed_jsonl
     from hf_regioncap.gallery import write_gallery
     from hf_regioncap.publishing import write_dataset
-    from hf_regioncap.recipe import recipe_of
 
     checked = Options(**options)
-    recipe = recipe_of(checked)
+    recipe = recipe_to_tell(folder, parsed, checked)
     prefix, root = checked.column_prefix, checked.image_root
     summary = write_dataset(
-        dataset,
+        all_splits(dataset) if parsed.overwrite else dataset,
         folder,
         recipe=recipe,
         source=source_of(parsed),
@@ -225,6 +246,35 @@ def write_output(
     return {**summary, "reasons": commonest_reasons(dataset, prefix)}, dataset
 
 
+def summary_of(dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a dataset that is not written."""
+    from hf_regioncap.card import summarize
+
+    prefix = Options(**options).column_prefix
+    summary = summarize(dataset, column_prefix=prefix)
+    return {**summary, "reasons": commonest_reasons(dataset, prefix)}
+
+
+def recipe_to_tell(folder: Path, parsed: argparse.Namespace, options: Options) -> dict[str, Any]:
+    """The recipe of this run, or that of OUTPUT where some of its rows were asked again."""
+    from hf_regioncap.recipe import recipe_of
+
+    recipe = recipe_of(options)
+    return retried_recipe(folder, recipe) if parsed.retry_failed else recipe
+
+
+def all_splits(dataset: Any) -> Any:
+    """The dataset as one of named splits, which replaces all that are there."""
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+    from hf_regioncap.card import named_splits
+
+    if hasattr(dataset, "values"):
+        return dataset
+    kind = DatasetDict if isinstance(dataset, Dataset) else IterableDatasetDict
+    return kind(named_splits(dataset))
+
+
 def load_written(folder: Path, dataset: Any) -> Any:
     """Stream what was written of a dataset: the same splits, and no others of an earlier run."""
     from datasets import load_dataset
@@ -257,14 +307,13 @@ def source_of(parsed: argparse.Namespace) -> str | None:
 
 def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> str:
     from hf_regioncap.publishing import publish
-    from hf_regioncap.recipe import recipe_of
 
     checked = Options(**options)
     return publish(
         dataset,
         parsed.push_to_hub,
         private=not parsed.public,
-        recipe=recipe_of(checked),
+        recipe=recipe_to_tell(Path(parsed.output), parsed, checked),
         source=source_of(parsed),
         license=parsed.license,
         image_column=checked.image_column,
@@ -278,16 +327,24 @@ def push(dataset: Any, parsed: argparse.Namespace, options: dict[str, Any]) -> s
 
 
 def print_summary(
-    summary: dict[str, Any], progress: Any, parsed: argparse.Namespace, script: str
+    summary: dict[str, Any],
+    progress: Any,
+    parsed: argparse.Namespace,
+    options: dict[str, Any],
+    script: str,
 ) -> int:
     """Say what came of it and what to do next; the number of failed rows."""
     from hf_regioncap.captioning import FAILED
+    from hf_regioncap.remarks import remarks
 
     statuses = Counter(summary["answer_status"])
     failed = sum(statuses[status] for status in FAILED)
     print(f"\n{summary['rows']:,} rows, {summary['captions']:,} captions")
     for status, count in sorted(statuses.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>7,}  {status}")
+    max_boxes = Options(**options).max_boxes
+    for told in remarks(summary["image_status"], summary["box_status"], max_boxes=max_boxes):
+        print(told)
     for status, (reason, count) in summary["reasons"].items():
         print(f"{status}: {reason}" + (f" ({count:,} times)" if count > 1 else ""))
     if progress is not None:
@@ -379,17 +436,28 @@ def work(parsed: argparse.Namespace, options: dict[str, Any], script: str) -> in
         captioned = retry_failed(dataset, on_progress=remember, **bounds, **options)
     else:
         dataset = load_input(parsed, options)
+        in_the_way = may_write(dataset, folder, parsed, options)
         if parsed.dry_run:
             print(estimate(dataset, price=price, **options))
+            print("".join(f"note:              {why}\n" for why in in_the_way), end="")
             return 0
         captioned = caption_dataset(dataset, on_progress=remember, **bounds, **options)
-    summary, written = write_output(captioned, folder, parsed, options)
-    failed = print_summary(summary, seen[0] if seen else None, parsed, script)
+    if parsed.retry_failed and not was_asked(seen):
+        summary, written = summary_of(captioned, options), captioned
+        print("nothing was asked: OUTPUT stays as it is")
+    else:
+        summary, written = write_output(captioned, folder, parsed, options)
+    failed = print_summary(summary, seen[0] if seen else None, parsed, options, script)
     if parsed.push_to_hub and not summary["captions"]:
         print("not pushed: there is no caption")
     elif parsed.push_to_hub:
         print(f"pushed:   {push(written, parsed, options)}")
     return 1 if failed else 0
+
+
+def was_asked(seen: list[Any]) -> bool:
+    """Whether a run has asked anything, of an endpoint or of the answer store."""
+    return bool(seen and (seen[0].requests or seen[0].from_store))
 
 
 def read_price(text: str | None) -> tuple[float, float] | None:
@@ -402,4 +470,5 @@ def read_price(text: str | None) -> tuple[float, float] | None:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     sys.exit(main(sys.argv[1:], sys.argv[0]))

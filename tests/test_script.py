@@ -207,10 +207,10 @@ def test_a_stream_reads_back_no_split_of_an_earlier_run(
     earlier = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     both = DatasetDict({"train": earlier, "test": earlier})
     write_dataset(both, tmp_path / "both", recipe={"model": "m"})
-    done = script(source, "both", "--base-url", "offline", "--streaming")
+    done = script(source, "both", "--base-url", "offline", "--streaming", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert len(read_lines(tmp_path / "both")) == 3
-    assert set(load_dataset(str(tmp_path / "both"), streaming=True)) == {"train", "test"}
+    assert set(load_dataset(str(tmp_path / "both"), streaming=True)) == {"train"}
 
 
 def retry_line(done: Any) -> list[str]:
@@ -280,7 +280,8 @@ def test_a_shorter_run_leaves_nothing_of_the_longer_one(
     assert script(source, "out", "--base-url", "offline").returncode == 0
     own = tmp_path / "out" / "images" / "00000007.png"
     own.write_bytes(b"somebody else's")
-    assert script(source, "out", "--base-url", "offline", "--limit", "1").returncode == 0
+    shorter = ["--base-url", "offline", "--limit", "1", "--overwrite"]
+    assert script(source, "out", *shorter).returncode == 0
     names = sorted(path.name for path in own.parent.iterdir())
     assert names == ["00000001.png", "00000001_bbox_vis.jpg", "00000007.png"]
 
@@ -447,7 +448,7 @@ def test_images_that_are_all_missing_leave_what_is_there(
     lines = read_lines(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     moved = write_lines(tmp_path / "empty" / "rows.jsonl", seed_rows())
-    done = script(moved, "out", "--base-url", "offline")
+    done = script(moved, "out", "--base-url", "offline", "--overwrite")
     assert done.returncode == 2
     assert "none of the 3 images" in done.stderr
     assert read_lines(tmp_path / "out") == lines
@@ -501,3 +502,135 @@ def test_a_split_keeps_its_name(photos: Path, script: Any, endpoint: Endpoint) -
         )
         assert done.returncode == 0, done.stderr
         assert list(load_dataset(f"out{number}")) == ["test"]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_retry_goes_by_what_made_the_rows(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint(["refusal_words"]) as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--model", "the-model", "--language", "German"]
+        assert script(source, "out", *asked).returncode == 1
+        recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+        again = script(source, "out", "--retry-failed")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert {request.body["model"] for request in endpoint.requests} == {"the-model"}
+        assert json.loads((tmp_path / "out" / "recipe.json").read_text()) == recipe
+        before = written(tmp_path / "out")
+        count = endpoint.count
+        idle = script(source, "out", "--retry-failed", "--model", "another")
+        assert (idle.returncode, endpoint.count) == (0, count)
+        assert "nothing was asked: OUTPUT stays as it is" in idle.stdout
+    assert written(tmp_path / "out") == before
+
+
+def test_a_retry_by_another_model_is_told_beside_the_first(
+    photos: Path, tmp_path: Path, script: Callable[..., Any]
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    with Endpoint(["refusal_words"]) as endpoint:
+        asked = ["--base-url", endpoint.base_url, "--model"]
+        assert script(source, "out", *asked, "first").returncode == 1
+        assert script(source, "out", *asked, "second", "--retry-failed").returncode == 0
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert (recipe["model"], recipe["retried_with"]) == ("first", {"model": "second"})
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "The captions were written by `first`" in card
+    assert '| some rows asked again with | `{"model": "second"}` |' in card
+
+
+def more_boxes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*rows[:2], {**rows[2], "bbox": [BOXES[0]]}]
+
+
+def other_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "image": "1.png"} for row in rows]
+
+
+def another_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "city": "Rome"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "words"),
+    [
+        (None, ["--limit", "1"], "this run would write 1 in their place"),
+        (more_boxes, [], "the input has other rows"),
+        (other_photos, [], "the input has other rows"),
+        (another_column, [], r"the input has other columns (city)"),
+        (None, ["--streaming"], "what a stream will bring is not known"),
+    ],
+)
+def test_rows_of_an_earlier_run_are_not_replaced_unasked(
+    change: Any, flags: list[str], words: str, photos: Path, tmp_path: Path, script: Any
+) -> None:
+    rows = seed_rows()
+    source = write_lines(photos / "rows.jsonl", rows)
+    assert script(source, "out", "--base-url", "offline").returncode == 0
+    before = written(tmp_path / "out")
+    write_lines(source, change(rows) if change else rows)
+    with Endpoint() as endpoint:
+        asked = ["--base-url", endpoint.base_url, *flags]
+        done = script(source, "out", *asked)
+        assert (done.returncode, endpoint.count) == (2, 0), done.stdout + done.stderr
+        assert "holds 3 captioned rows" in done.stderr
+        assert words in done.stderr
+        assert "--overwrite" in done.stderr
+        assert written(tmp_path / "out") == before
+        dry = script(source, "out", *asked, "--dry-run")
+        assert (dry.returncode, endpoint.count) == (0, 0)
+        assert words in dry.stdout
+        assert script(source, "out", *asked, "--overwrite").returncode == 0
+        assert endpoint.count > 0
+    assert len(read_lines(tmp_path / "out")) == (1 if "--limit" in flags else 3)
+
+
+def test_the_same_rows_and_more_of_them_are_written_again(
+    photos: Path, tmp_path: Path, script: Any
+) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows())
+    for flags in (["--limit", "2"], [], [], ["--caption-style", "phrase"]):
+        done = script(source, "out", "--base-url", "offline", *flags)
+        assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "out")) == 3
+
+
+def test_other_splits_are_not_lost_or_mixed_with_other_columns(
+    photos: Path, tmp_path: Path, script: Any
+) -> None:
+    rows = Dataset.from_list([{"image": str(photos / "0.png"), "bbox": BOXES}] * 2)
+    rows = rows.cast_column("image", Image())
+    write_dataset(DatasetDict(train=rows, test=rows), photos / "set", image_root=photos)
+    asked = ["--base-url", "offline"]
+    assert script(photos / "set", "out", *asked).returncode == 0
+    assert script(photos / "set", "out", *asked, "--split", "test").returncode == 0
+    assert set(load_dataset(str(tmp_path / "out"))) == {"train", "test"}
+    other = rows.add_column("city", ["Rome"] * 2)
+    write_dataset(DatasetDict(more=other), photos / "other", image_root=photos)
+    done = script(photos / "other", "out", *asked)
+    assert done.returncode == 2
+    assert "with other columns than the input (city)" in done.stderr
+    assert script(photos / "other", "out", *asked, "--overwrite").returncode == 0
+    assert set(load_dataset(str(tmp_path / "out"))) == {"more"}
+
+
+def test_what_is_not_used_is_told(photos: Path, script: Any) -> None:
+    many = [[2 * k, 4, 12, 12] for k in range(12)]
+    rows = [{"image": "0.png", "bbox": many}, {"image": "missing.png", "bbox": many}]
+    source = write_lines(photos / "rows.jsonl", rows)
+    for flags in ([], ["--dry-run"]):
+        done = script(source, "out", "--base-url", "offline", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "1 of 2 images cannot be read (1 image_missing)" in done.stdout
+        assert "2 of 24 boxes are beyond max_boxes=10" in done.stdout
+
+
+def test_an_endpoint_that_is_not_there_is_told_once(photos: Path, script: Any) -> None:
+    source = write_lines(photos / "rows.jsonl", seed_rows() * 20)
+    done = script(source, "out", "--base-url", "http://127.0.0.1:9/v1")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "Way out" in done.stderr
