@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import pyarrow as pa
 
 from hf_regioncap import __version__
-from hf_regioncap.captioning import answer_rows, caption_rows, open_run
+from hf_regioncap.captioning import answer_rows, caption_batch, open_run
 from hf_regioncap.errors import OptionError
 from hf_regioncap.fingerprint import what_map_does
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, read_image_bytes
@@ -281,9 +281,7 @@ def add_region_captions(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     """
     given, plan = _read(rows, options, ALL_COLUMNS)
     check_rows(given, plan)
-    run = open_run(plan.options)
-    work = [(given, index) for index in range(len(given))]
-    done = caption_rows(work, plan, run, ahead=len(work) + 1)
+    done = caption_batch(given, plan, open_run(plan.options))
     return _give(given, plan, _answered(done), ALL_COLUMNS)
 
 

@@ -133,19 +133,23 @@ def peek_picture(value: Any, *, image_root: str | os.PathLike[str] | None = None
     return Picture(None, "ok", None, (width, height) if upright else (height, width))
 
 
-def image_weight(value: Any) -> int:
-    """Guess what a stored image takes in memory as a file, in bytes, without reading it.
+def image_weight(value: Any, image_root: str | os.PathLike[str] | None = None) -> int:
+    """Tell what a stored image takes in memory as a file, in bytes, without reading it.
 
     >>> image_weight({"bytes": b"jpeg", "path": None}), image_weight(Image.new("RGB", (640, 480)))
     (4, 92160)
     """
-    if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return len(value)
-    if isinstance(value, Image.Image):
-        return int(value.width * value.height * 0.3)  # a JPEG of quality 90
-    return 0 if value is None else 2**18
+    try:
+        located = _located(value, image_root)
+    except _Refused:
+        return 0
+    if isinstance(located, Path):
+        return located.stat().st_size
+    if isinstance(located, bytes):
+        return len(located)
+    if isinstance(located, Image.Image):
+        return int(located.width * located.height * 0.3)  # a JPEG of quality 90
+    return 2**18
 
 
 def _refusal(error: Exception) -> Picture:

@@ -12,23 +12,25 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from hf_regioncap.captioning import FAILED
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError
-from hf_regioncap.options import Options, read_options
-from hf_regioncap.pipeline import caption_tables, retry_failed
+from hf_regioncap.options import Options
+from hf_regioncap.pipeline import caption_tables, retry_tables
 
 if TYPE_CHECKING:
     from datasets import Features
     from pyarrow.parquet import ParquetFile
 
 #: Rows and bytes of images to read at once, and of a row group to write.
-_ROWS, _BYTES = 256, 32 * 2**20
+_ROWS, _BYTES = 256, 16 * 2**20
+#: Bytes of each column to read from a file at once.
+_BUFFER = 2**20
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
@@ -54,7 +56,7 @@ def caption_parquet(source: str, target: str, **options: Any) -> Counter[str]:
 
     def captioned(file: ParquetFile) -> Iterator[pa.Table]:
         features = _features(file, source, options)
-        tables = caption_tables(_tables(file, features), **options)
+        tables = caption_tables(_FileTables(file, features), **options)
         return itertools.chain([next(tables, None) or _no_rows(features, options)], tables)
 
     return _rewrite(source, target, captioned, _status_column(options))
@@ -77,13 +79,14 @@ def retry_parquet(path: str, **options: Any) -> Counter[str]:
     ...     skipped, retry_parquet(folder + "/b", **asked)
     (Counter({'skipped_budget': 1}), Counter({'ok': 1}))
     """
-    read_options(options)
     status = _status_column(options)
 
     def retried(file: ParquetFile) -> Iterator[pa.Table]:
         _require_captioned(file, path, status)
-        for table in _tables(file, _features(file, path, options)):
-            yield _asked_again(table, status, options)
+        tables = _FileTables(file, _features(file, path, options))
+        schema = next(iter(tables)).schema
+        again = (table.cast(schema) for table in retry_tables(tables, **options))
+        return itertools.chain([schema.empty_table()], again)
 
     return _rewrite(path, path, retried, status)
 
@@ -152,22 +155,31 @@ def _opened(path: str) -> Iterator[ParquetFile]:
     files, place = find_place(path)
     with contextlib.ExitStack() as stack:
         try:
-            file = pq.ParquetFile(stack.enter_context(files.open(place, "rb")))
+            source = stack.enter_context(files.open(place, "rb"))
+            # Page by page: a row group may hold gigabytes of photos.
+            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
         except (OSError, pa.ArrowException) as error:
             raise OptionError(f"{path} cannot be read as Parquet: {error}") from None
         yield file
 
 
-def _tables(file: ParquetFile, features: Features) -> Iterator[pa.Table]:
-    """The file's rows as tables of a few megabytes, with the features in their schema."""
-    if not file.metadata.num_rows:  # by which the options can be checked all the same
-        yield _described(file.schema_arrow.empty_table(), features)
-        return
-    sizes = [file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups)]
-    mean = sum(sizes) / file.metadata.num_rows
-    rows = max(1, min(_ROWS, int(_BYTES / max(1.0, mean))))
-    for batch in file.iter_batches(batch_size=rows):
-        yield _described(pa.Table.from_batches([batch]), features)
+@dataclass(frozen=True)
+class _FileTables:
+    """A file's rows as tables of a few megabytes, with the features in their schema."""
+
+    file: ParquetFile
+    features: Features
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        file = self.file
+        if not file.metadata.num_rows:  # by which the options can be checked all the same
+            yield _described(file.schema_arrow.empty_table(), self.features)
+            return
+        sizes = [file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups)]
+        mean = sum(sizes) / file.metadata.num_rows
+        rows = max(1, min(_ROWS, int(_BYTES / max(1.0, mean))))
+        for batch in file.iter_batches(batch_size=rows):
+            yield _described(pa.Table.from_batches([batch]), self.features)
 
 
 def _described(table: pa.Table, features: Features) -> pa.Table:
@@ -204,15 +216,6 @@ def _no_rows(features: Features, options: Mapping[str, Any]) -> pa.Table:
 
     new = column_features(prefix=options.get("column_prefix", ""))
     return Features({**features, **new}).arrow_schema.empty_table()
-
-
-def _asked_again(table: pa.Table, status: str, options: Mapping[str, Any]) -> pa.Table:
-    from datasets import Dataset
-
-    if not set(FAILED) & set(table[status].to_pylist()):
-        return table
-    dataset = retry_failed(Dataset(table), **options)
-    return dataset.with_format("arrow")[:].cast(table.schema)
 
 
 def _status_column(options: Mapping[str, Any]) -> str:

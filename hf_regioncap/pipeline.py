@@ -7,7 +7,6 @@ new columns are written, and joined to the user's.
 
 from __future__ import annotations
 
-import itertools
 import time
 import warnings
 from collections import deque
@@ -30,10 +29,19 @@ from hf_regioncap.columns import (
 from hf_regioncap.costs import Budget, find_price
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.fingerprint import what_decides
+from hf_regioncap.joining import empty_dataset, join_columns, light_column
 from hf_regioncap.options import Options, documented, read_options
-from hf_regioncap.reading import each_row, first_rows, plan_rows, rows_ahead, splits_of, tables_of
+from hf_regioncap.reading import (
+    each_row,
+    first_rows,
+    plan_rows,
+    sampled,
+    splits_of,
+    tables_of,
+    write_batch,
+)
 from hf_regioncap.remarks import Outcomes, remarks
-from hf_regioncap.rows import SAMPLE, Plan, Row, check_sources, make_plan
+from hf_regioncap.rows import Plan, Row, check_sources, make_plan
 from hf_regioncap.tables import Rows
 
 if TYPE_CHECKING:
@@ -44,9 +52,6 @@ if TYPE_CHECKING:
 
 AnyDataset = TypeVar("AnyDataset")
 _Earlier = tuple[Row, Rows, int]
-
-#: Rows handed to the writer at once; the window does not care.
-_WRITE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -137,17 +142,33 @@ def caption_tables(
     """
     checked = read_options(options)
     job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
-    rest = iter(tables)
-    head: list[pa.Table] = []
-    while sum(map(len, head)) < SAMPLE and (table := next(rest, None)) is not None:
-        head.append(table)
-    if not head:
+    table, every = sampled(tables)
+    if table is None:
         return iter(())
-    first = Rows(pa.concat_tables(head, promote_options="permissive"), checked.image_column)
+    first = Rows(table, checked.image_column)
     plan = plan_rows(first, checked)
     whole = {**first.features, **column_features(prefix=checked.column_prefix)}
-    source = (Rows(table, checked.image_column) for table in itertools.chain(head, rest))
-    return _described(job.tables(source, first, plan), whole)
+    source = (Rows(table, checked.image_column) for table in every)
+    return _described(job.tables(source, plan), whole)
+
+
+def retry_tables(
+    tables: Iterable[pa.Table],
+    *,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    price: tuple[float, float] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Iterator[pa.Table]:
+    """The tables with the failed rows asked again; all arguments are those of `retry_failed`."""
+    checked = read_options(options)
+    job = _Job(checked, _budget(checked, max_requests, max_cost, price), on_progress)
+    table, every = sampled(tables)
+    if table is None:
+        return iter(())
+    plan = _retry_plan(Rows(table, checked.image_column), checked)
+    return job.retry_tables((Rows(table, checked.image_column) for table in every), plan)
 
 
 @documented
@@ -218,16 +239,25 @@ class _Job:
         self._done = Outcomes()
         self._asked_again: int | None = None
 
-    def over(self, dataset: Any, one: Callable[[Any], Any], stream: Callable[[Any], Any]) -> Any:
-        """Apply to a dataset of any kind, giving back the same kind."""
+    def over(
+        self,
+        dataset: Any,
+        one: Callable[[Any], Callable[[], Any]],
+        stream: Callable[[Any], Any],
+    ) -> Any:
+        """Apply to a dataset of any kind, giving back the same kind.
+
+        `one` checks a split and gives what captions it: all are checked before the first is paid.
+        """
         from datasets import Dataset, DatasetDict, IterableDatasetDict
 
         splits_of(dataset)  # raises for what is none
         if isinstance(dataset, DatasetDict):
-            return DatasetDict({name: one(split) for name, split in dataset.items()})
+            checked = {name: one(split) for name, split in dataset.items()}
+            return DatasetDict({name: work() for name, work in checked.items()})
         if isinstance(dataset, IterableDatasetDict):
             return IterableDatasetDict({name: stream(split) for name, split in dataset.items()})
-        return one(dataset) if isinstance(dataset, Dataset) else stream(dataset)
+        return one(dataset)() if isinstance(dataset, Dataset) else stream(dataset)
 
     @property
     def run(self) -> Run:
@@ -279,20 +309,22 @@ class _Job:
 
     # Datasets
 
-    def caption(self, dataset: Dataset) -> Dataset:
-        """Caption one split."""
+    def caption(self, dataset: Dataset) -> Callable[[], Dataset]:
+        """Check the options against one split; what is given back captions it."""
         first = first_rows(dataset, self.options.image_column)
-        plan = plan_rows(first, self.options)
-        work = each_row(tables_of(dataset))
+        plan, batch_size = plan_rows(first, self.options), write_batch(first, self.options)
 
-        def captioned() -> Iterator[Row]:
-            return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
+        def results() -> Iterator[Row]:
+            return caption_rows(each_row(tables_of(dataset)), plan, self.run)
 
         def what() -> dict[str, Any]:
             return {**what_decides(self.options, dataset), "budget": self.budget.decides}
 
-        new = self._map(dataset, captioned, ALL_COLUMNS, "Captioning", what)
-        return _formatted_as(dataset, _join(dataset, new))
+        def captioned() -> Dataset:
+            new = self._map(dataset, results, ALL_COLUMNS, "Captioning", what, batch_size)
+            return _formatted_as(dataset, join_columns(dataset, new, batch_size))
+
+        return captioned
 
     def _count_cached(self, new: Dataset) -> None:
         """Count rows that came from the cache of `datasets` instead of from a run."""
@@ -307,24 +339,31 @@ class _Job:
                 "(on_error='raise'): retry_failed asks again"
             )
 
-    def retry(self, dataset: Dataset) -> Dataset:
-        """Ask again about the failed rows of one split."""
+    def retry(self, dataset: Dataset) -> Callable[[], Dataset]:
+        """Check one split; what is given back asks again about its failed rows."""
         prefix = self.options.column_prefix
-        first = first_rows(dataset, self.options.image_column)
-        plan = _retry_plan(first, self.options)
+        plan = _retry_plan(first_rows(dataset, self.options.image_column), self.options)
         if not _failed_rows(dataset, prefix):
-            self._done.add_counted(summarize(dataset, column_prefix=prefix))
-            return dataset
-        work = self._earlier(each_row(tables_of(dataset)), plan)
+            return lambda: self._as_it_is(dataset)
 
-        def answered() -> Iterator[Row]:
-            ahead = rows_ahead(first, self.options)
-            return retry_rows(work, plan, lambda: self.run, ahead=ahead)
+        def results() -> Iterator[Row]:
+            work = self._earlier(each_row(tables_of(dataset)), plan)
+            return retry_rows(work, plan, lambda: self.run)
 
-        new = self._map(dataset, answered, ANSWER_COLUMNS, "Asking again", None)
-        old = [prefix + name for name in ANSWER_COLUMNS]
-        joined = _join(dataset.remove_columns(old), new).select_columns(dataset.column_names)
-        return _formatted_as(dataset, joined)
+        def answered() -> Dataset:
+            new = self._map(dataset, results, ANSWER_COLUMNS, "Asking again", None)
+            old = [prefix + name for name in ANSWER_COLUMNS]
+            joined = join_columns(dataset.remove_columns(old), new)
+            joined = joined.select_columns(dataset.column_names)
+            return _formatted_as(dataset, joined)
+
+        return answered
+
+    def _as_it_is(self, dataset: Dataset) -> Dataset:
+        """Count a split in which nothing failed."""
+        summary = summarize(dataset, column_prefix=self.options.column_prefix)
+        self._done.add_counted(summary)
+        return dataset
 
     def _map(
         self,
@@ -333,19 +372,20 @@ class _Job:
         names: Sequence[str],
         description: str,
         what: Callable[[], Mapping[str, Any]] | None,
+        batch_size: int = 64,
     ) -> Dataset:
         """Let `Dataset.map` write the new columns; `what` None: not from the cache."""
         features = column_features(names, self.options.column_prefix)
         if not len(dataset):
-            return _empty(features)
+            return empty_dataset(features)
         writer = _Writer(self, results, names, features, what or dict, description)
-        light = dataset.with_format(None).select_columns([_light_column(dataset)])
+        light = dataset.with_format(None).select_columns([light_column(dataset)])
         try:
             new = light.map(
                 writer,
                 with_indices=True,
                 batched=True,
-                batch_size=_WRITE_BATCH,
+                batch_size=batch_size,
                 desc=description,
                 load_from_cache_file=what is not None,
                 new_fingerprint=None if what is not None else _random_fingerprint(),
@@ -362,36 +402,40 @@ class _Job:
         """Caption a stream: rows are asked ahead of whoever takes them, and nothing is kept."""
         first = first_rows(dataset, self.options.image_column)
         plan = plan_rows(first, self.options)
-        new = column_features(prefix=self.options.column_prefix)
+        features = {**first.features, **column_features(prefix=self.options.column_prefix)}
+        del first  # the pictures of the sample are not kept
 
         def captioned() -> Iterator[pa.Table]:
-            return self.tables(tables_of(dataset), first, plan)
+            return self.tables(tables_of(dataset), plan)
 
-        return _formatted_as(
-            dataset, _streamed(captioned, {**first.features, **new}, dataset.split)
-        )
+        return _formatted_as(dataset, _streamed(captioned, features, dataset.split))
 
-    def tables(self, source: Iterable[Rows], first: Rows, plan: Plan) -> Iterator[pa.Table]:
-        """Caption tables as they come; `first` are the first rows, to judge their weight by."""
+    def tables(self, source: Iterable[Rows], plan: Plan) -> Iterator[pa.Table]:
+        """Caption tables as they come."""
 
         def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
-            return caption_rows(work, plan, self.run, ahead=rows_ahead(first, self.options))
+            return caption_rows(work, plan, self.run, kept=True)
 
         return self._completed(source, results, ALL_COLUMNS)
 
     def retry_stream(self, dataset: IterableDataset) -> IterableDataset:
         """Ask again about the failed rows of a stream."""
         first = first_rows(dataset, self.options.image_column)
-        plan = _retry_plan(first, self.options)
-
-        def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
-            ahead = rows_ahead(first, self.options)
-            return retry_rows(self._earlier(work, plan), plan, lambda: self.run, ahead=ahead)
+        plan, features = _retry_plan(first, self.options), first.features
+        del first
 
         def answered() -> Iterator[pa.Table]:
-            return self._completed(tables_of(dataset), results, ANSWER_COLUMNS)
+            return self.retry_tables(tables_of(dataset), plan)
 
-        return _formatted_as(dataset, _streamed(answered, first.features, dataset.split))
+        return _formatted_as(dataset, _streamed(answered, features, dataset.split))
+
+    def retry_tables(self, source: Iterable[Rows], plan: Plan) -> Iterator[pa.Table]:
+        """Ask again about the failed rows of tables as they come."""
+
+        def results(work: Iterator[tuple[Rows, int]]) -> Iterator[Row]:
+            return retry_rows(self._earlier(work, plan), plan, lambda: self.run, kept=True)
+
+        return self._completed(source, results, ANSWER_COLUMNS)
 
     def _completed(
         self,
@@ -518,28 +562,6 @@ def _failed_rows(dataset: Dataset, prefix: str) -> list[int]:
     return [number for number, status in enumerate(statuses) if status in FAILED]
 
 
-def _light_column(dataset: Dataset) -> str:
-    """A column that costs little to read: `map` only has to count rows."""
-    from datasets import Audio, Image, Value, Video
-
-    def weight(name: str) -> int:
-        kind = dataset.features[name]
-        if isinstance(kind, Image | Audio | Video):
-            return 2
-        return 0 if isinstance(kind, Value) and kind.dtype not in ("binary", "string") else 1
-
-    names: list[str] = dataset.column_names
-    return min(names, key=weight)
-
-
-def _join(dataset: Dataset, new: Dataset) -> Dataset:
-    from datasets import concatenate_datasets
-
-    if not len(dataset):  # which concatenate_datasets takes for nothing to add
-        return _empty({**dataset.features, **new.features}, dataset.split)
-    return concatenate_datasets([dataset, new], axis=1, split=dataset.split)
-
-
 def _formatted_as(dataset: Any, done: Any) -> Any:
     """The result in the dataset's own format, as `map` keeps it: new columns are formatted, too."""
     from datasets import Dataset
@@ -557,12 +579,6 @@ def _formatted_as(dataset: Any, done: Any) -> Any:
         output_all_columns=form["output_all_columns"],
         **form["format_kwargs"],
     )
-
-
-def _empty(features: Mapping[str, Any], split: Any = None) -> Dataset:
-    from datasets import Dataset, Features
-
-    return Dataset(Features(features).arrow_schema.empty_table(), split=split)
 
 
 def _random_fingerprint() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,14 +16,12 @@ from hf_regioncap.options import Options
 from hf_regioncap.rows import SAMPLE, Plan, check_rows, make_plan
 from hf_regioncap.tables import Rows, stored_tables
 
-#: Rows read at once: few, as an image may be tens of megabytes.
-_READ_BATCH = 16
-#: How far rows run ahead of the slowest, in multiples of `concurrency`: with a heavy tail of
-#: latencies 4 costs 2.3 times the ideal, 16 costs 1.14 times.
-_AHEAD = 16
-#: What the images of these rows may take in memory; so many fewer rows run ahead where they are
-#: large.
-_AHEAD_BYTES = 256 * 2**20
+#: Rows and bytes read at once: few, as an image may be tens of megabytes.
+_READ_BATCH, _READ_BYTES = 16, 8 * 2**20
+#: Of so many bytes of images the sample takes a look; of the rows after them at the rest.
+_SAMPLE_BYTES = 32 * 2**20
+#: Rows and bytes of pictures handed to the writer of a dataset at once.
+_WRITE_BATCH, _WRITE_BYTES = 64, 16 * 2**20
 
 
 def splits_of(dataset: Any) -> list[Any]:
@@ -46,7 +46,7 @@ def splits_of(dataset: Any) -> list[Any]:
 
 def tables_of(dataset: Any) -> Iterator[Rows]:
     """The rows of a dataset or stream, a few at a time, images as stored."""
-    for table in stored_tables(dataset, _READ_BATCH):
+    for table in stored_tables(dataset, _READ_BATCH, _READ_BYTES):
         yield Rows(table, "")
 
 
@@ -59,15 +59,64 @@ def first_rows(dataset: Any, image_column: str) -> Rows:
     """The first rows of a dataset or stream, with its features (streams often do not know them)."""
     from datasets import Dataset
 
-    if isinstance(dataset, Dataset):
-        table = dataset.with_format("arrow")[: min(SAMPLE, len(dataset))]
-        return Rows(table, image_column, dataset.features)
-    tables = list(stored_tables(dataset.take(SAMPLE), _READ_BATCH))
-    if not tables and dataset.features is None:
+    finite = isinstance(dataset, Dataset)
+    head = dataset.select(range(min(SAMPLE, len(dataset)))) if finite else dataset.take(SAMPLE)
+    table = sample_table(stored_tables(head, _READ_BATCH, _READ_BYTES))
+    if table is None and dataset.features is None:
         raise OptionError("the stream has no rows and does not say what columns it would have")
-    tables = tables or [dataset.features.arrow_schema.empty_table()]
-    whole = pa.concat_tables(tables, promote_options="permissive")
-    return Rows(whole, image_column, dataset.features)
+    table = dataset.features.arrow_schema.empty_table() if table is None else table
+    return Rows(table, image_column, dataset.features)
+
+
+def sample_table(tables: Iterable[pa.Table]) -> pa.Table | None:
+    """The first rows of tables as one, bounded in memory: null in place of many large images."""
+    kept: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        size += table.nbytes
+        kept.append(table if size <= _SAMPLE_BYTES or not kept else _without_pictures(table))
+        if sum(map(len, kept)) >= SAMPLE:
+            break
+    return pa.concat_tables(kept, promote_options="permissive") if kept else None
+
+
+def _without_pictures(table: pa.Table) -> pa.Table:
+    for place, field in enumerate(table.schema):
+        inside = [each.type for each in field.type] if pa.types.is_struct(field.type) else []
+        if any(map(_holds_bytes, (field.type, *inside))):
+            table = table.set_column(place, field, pa.nulls(len(table), field.type))
+    return table
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def sampled(
+    tables: Iterable[pa.Table],
+) -> tuple[pa.Table | None, Iterator[pa.Table]]:
+    """The first rows of tables as one, and all tables; an iterator's first ones wait in memory.
+
+    >>> first, every = sampled(iter([pa.table({"a": [1]}), pa.table({"a": [2]})]))
+    >>> len(first), [table["a"].to_pylist() for table in every]
+    (2, [[1], [2]])
+    """
+    every = iter(tables)
+    if every is not tables:
+        return sample_table(every), iter(tables)
+    head: deque[pa.Table] = deque()
+    while sum(map(len, head)) < SAMPLE and sum(each.nbytes for each in head) < _SAMPLE_BYTES:
+        if (table := next(every, None)) is None:
+            break
+        head.append(table)
+    return sample_table(head), itertools.chain(_emptied(head), every)
+
+
+def _emptied(tables: deque[pa.Table]) -> Iterator[pa.Table]:
+    while tables:
+        yield tables.popleft()
 
 
 def plan_rows(rows: Rows, options: Options) -> Plan:
@@ -78,16 +127,14 @@ def plan_rows(rows: Rows, options: Options) -> Plan:
     return plan
 
 
-def rows_ahead(first: Rows, options: Options) -> int:
-    """How many rows may be begun and not handed on, by the weight of the first ones' images.
+def write_batch(first: Rows, options: Options) -> int:
+    """How many finished rows to write at once, by the weight of the first ones' images.
 
-    >>> rows = Rows({"image": [b"jpeg"], "bbox": [[]]}, "image")
-    >>> rows_ahead(rows, Options(concurrency=8))
-    128
+    >>> write_batch(Rows({"image": [bytes(4_000_000)] * 2}, "image"), Options())
+    4
     """
     drawn = options.column_prefix + "image_with_bbox"
     column = options.image_column if first.has(options.image_column) else drawn
-    weights = [image_weight(first.value(column, index)) for index in range(min(len(first), 16))]
-    mean = sum(weights) / max(1, len(weights))
-    at_least = 2 * options.concurrency + 8
-    return max(at_least, min(_AHEAD * options.concurrency, int(_AHEAD_BYTES / max(mean, 1))))
+    values = (first.value(column, index) for index in range(min(len(first), 8)))
+    heaviest = max((image_weight(value, options.image_root) for value in values), default=0)
+    return max(1, min(_WRITE_BATCH, _WRITE_BYTES // max(1, heaviest)))

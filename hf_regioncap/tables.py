@@ -8,8 +8,8 @@ needed, and the user's own columns are not touched, let alone encoded again.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,11 @@ class Rows:
         if self.table is not None:
             return int(self.table.num_rows)
         return len(next(iter(self._columns.values()), []))
+
+    @functools.cached_property
+    def row_size(self) -> int:
+        """What a row of the table takes in memory, on average, in bytes."""
+        return 0 if self.table is None else int(self.table.nbytes / max(1, len(self)))
 
     def value(self, column: str, index: int) -> Any:
         """One value; a dotted name reaches into structs, dicts and lists of dicts.
@@ -327,8 +332,12 @@ def image_array(images: Sequence[bytes | None]) -> pa.Array:
     return pa.StructArray.from_arrays([content, paths], names=["bytes", "path"], mask=mask)
 
 
-def stored_tables(dataset: Any, batch_size: int) -> Iterator[pa.Table]:
+def stored_tables(
+    dataset: Any, batch_size: int, most_bytes: float = math.inf
+) -> Iterator[pa.Table]:
     """The rows of a dataset or stream as tables of so many, images as stored.
+
+    Where rows are large, so many fewer that a table holds about `most_bytes`.
 
     A stream that does not come from Arrow has its types inferred for each batch, or even for each
     example: one empty list or null among its neighbours, and `datasets` cannot join them. Taken
@@ -343,8 +352,31 @@ def stored_tables(dataset: Any, batch_size: int) -> Iterator[pa.Table]:
 
     arrow = dataset.with_format("arrow")
     if isinstance(dataset, Dataset):
-        yield from arrow.iter(batch_size=batch_size)
+        yield from _slices(arrow, batch_size, most_bytes)
         return
-    rows = arrow.iter(batch_size=1)
-    while group := list(itertools.islice(rows, batch_size)):
-        yield pa.concat_tables(group, promote_options="permissive").combine_chunks()
+    group: list[pa.Table] = []
+    size = 0
+    for row in arrow.iter(batch_size=1):
+        group.append(row)
+        size += row.nbytes
+        if len(group) == batch_size or size >= most_bytes:
+            yield _joined(group)
+            group, size = [], 0
+    if group:
+        yield _joined(group)
+
+
+def _joined(group: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(group, promote_options="permissive").combine_chunks()
+
+
+def _slices(arrow: Any, batch_size: int, most_bytes: float) -> Iterator[pa.Table]:
+    """Slices of a dataset in Arrow's format; those of a shuffled one are copies."""
+    place, count = 0, 1 if most_bytes < math.inf else batch_size
+    while place < len(arrow):
+        table = arrow[place : place + count]
+        yield table
+        place += count
+        if most_bytes < math.inf:
+            fitting = int(most_bytes * len(table) / max(1, table.nbytes))
+            count = max(1, min(batch_size, 2 * count, fitting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -13,9 +14,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, load_dataset
+from datasets import Dataset, Features, Image, Value, load_dataset
 from endpoint import Endpoint
 
+from hf_regioncap import parquet
 from hf_regioncap.columns import ALL_COLUMNS, column_features
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.parquet import caption_parquet, count_statuses, part_of, retry_parquet
@@ -364,7 +366,7 @@ def test_a_file_stays_as_it_is_where_it_cannot_be_asked_again(
     failed, count = path.read_bytes(), endpoint.count
     for wrong, words in [
         ({"column_prefix": "b_"}, "no column 'b_answer_status': it was not captioned"),
-        ({"max_requests": 1}, "unknown option 'max_requests'"),
+        ({"max_box": 1}, "unknown option 'max_box'"),
     ]:
         with pytest.raises(OptionError, match=words):
             retry_parquet(str(path), **wrong, **asked)
@@ -374,3 +376,34 @@ def test_a_file_stays_as_it_is_where_it_cannot_be_asked_again(
         retry_parquet(str(path), **asked)
     assert path.read_bytes() == failed
     assert visible(tmp_path) == ["out.parquet", "photos.parquet"]
+
+
+def test_a_bound_holds_for_the_whole_file(make_file: MakeFile, monkeypatch: Any) -> None:
+    monkeypatch.setattr(parquet, "_ROWS", 4)
+    path = make_file(12)
+    target = str(path.with_name("done.parquet"))
+    with Endpoint() as endpoint:
+        options = {"base_url": endpoint.base_url, "answer_store": None}
+        assert caption_parquet(str(path), target, max_requests=2, **options) == {
+            "ok": 2,
+            "skipped_budget": 10,
+        }
+        assert retry_parquet(target, max_requests=7, **options) == {"ok": 9, "skipped_budget": 3}
+        assert endpoint.count == 9
+
+
+def test_a_row_group_is_not_read_at_once(tmp_path: Path, monkeypatch: Any) -> None:
+    """Photos of 100 kB, all 40 MB of them in one row group, a few in each page."""
+    photos = [os.urandom(100_000) for _ in range(400)]
+    pages = {"use_dictionary": False, "write_batch_size": 4, "data_page_size": 200_000}
+    pq.write_table(pa.table({"image": photos}), tmp_path / "a", **pages)
+    del photos
+    monkeypatch.setattr(parquet, "_BYTES", 2**20)
+    with parquet._opened(str(tmp_path / "a")) as file:
+        assert file.num_row_groups == 1
+        tables = parquet._FileTables(file, Features({"image": Value("binary")}))
+        before, rows = pa.total_allocated_bytes(), 0
+        for table in tables:
+            assert pa.total_allocated_bytes() - before < 12 * 2**20
+            rows += len(table)
+    assert rows == 400

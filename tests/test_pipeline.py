@@ -331,6 +331,61 @@ def test_shuffled_and_selected_rows(
     assert endpoint.count == 12
 
 
+@pytest.mark.parametrize("retry", [False, True])
+def test_shuffled_rows_are_not_copied(
+    retry: bool,
+    make_dataset: Any,
+    endpoint: Endpoint,
+    assert_own: Callable[..., None],
+    on_disk: Any,
+) -> None:
+    dataset = on_disk(make_dataset(12))
+    own = {file["filename"] for file in dataset.cache_files}
+    options: dict[str, Any] = {"base_url": endpoint.base_url}
+    for other, shared in (
+        (dataset.shuffle(seed=2), True),
+        (dataset.shuffle(seed=3).select([5, 0, 7]), True),
+        (dataset.filter(lambda number: number % 3 == 0, input_columns="number"), True),
+        (dataset.select([3, 3, 1]), False),  # one row twice: each with an answer of its own
+    ):
+        skipped = caption_dataset(other, max_requests=0 if retry else None, **options)
+        captioned = retry_failed(skipped, **options) if retry else skipped
+        assert stored(captioned, dataset.column_names) == stored(other)
+        assert_own(captioned)
+        again = captioned.shuffle(seed=1)
+        assert_own(again)
+        assert sorted(again["number"]) == sorted(other["number"])
+        files = {file["filename"] for file in captioned.cache_files}
+        assert (own <= files) == shared
+
+
+def test_a_few_of_many_rows(
+    make_dataset: Any, endpoint: Endpoint, assert_own: Callable[..., None], on_disk: Any
+) -> None:
+    dataset = on_disk(make_dataset(203, regions=1)).shuffle(seed=1)
+    few = dataset.select([9, 4])
+    captioned = caption_dataset(few, base_url=endpoint.base_url)
+    assert len(captioned.data) == 2  # not 203, nearly all of them null
+    assert stored(captioned, dataset.column_names) == stored(few)
+    assert_own(captioned)
+
+
+def test_all_splits_are_checked_before_the_first_is_paid(
+    make_dataset: Any, endpoint: Endpoint
+) -> None:
+    good = make_dataset(3)
+    for other, words in (
+        (good.rename_column("bbox", "boxes"), "bbox_column='boxes'"),
+        (good.add_column("prompt", ["x"] * 3), "a column 'prompt' already"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            caption_dataset(DatasetDict(train=good, test=other), base_url=endpoint.base_url)
+    captioned = caption_dataset(good, base_url=endpoint.base_url, max_requests=0)
+    with pytest.raises(OptionError, match="was captioned before"):
+        retry_failed(DatasetDict(train=captioned, test=good), base_url=endpoint.base_url)
+    assert endpoint.count == 0
+
+
 def test_an_interrupted_run_goes_on_where_it_was(make_dataset: Any, on_disk: Any) -> None:
     dataset = on_disk(make_dataset(80))
     with Endpoint(latency=0.01) as endpoint:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features, Image, IterableDataset, List, Value
 from endpoint import Endpoint, EndpointProcess, Lognormal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_regioncap import OptionError, caption_dataset, retry_failed
+import hf_regioncap.window as window_module
+from hf_regioncap import OptionError, caption_dataset, captioning, reading, retry_failed
 from hf_regioncap.columns import ALL_COLUMNS, column_features
-from hf_regioncap.options import Options
 from hf_regioncap.pipeline import Progress, caption_tables
 from hf_regioncap.publishing import write_dataset
-from hf_regioncap.reading import rows_ahead
+from hf_regioncap.reading import sample_table
 from hf_regioncap.rows import SAMPLE
 from hf_regioncap.tables import Rows
-from hf_regioncap.window import Window, then
+from hf_regioncap.window import Held, Window, then
 
 # The window itself
 
 
 def settled(condition: Callable[[], bool]) -> None:
     """Wait until something holds that other threads are about to do."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -146,18 +147,36 @@ def test_then_hands_errors_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_bytes", "concurrency", "expected"),
-    [
-        (0, 32, 16 * 32),
-        (100_000, 1, 16),
-        (100_000, 32, 16 * 32),
-        (2_600_000, 32, 256 * 2**20 // 2_600_000),  # 103: no gigabytes wait for one slow row
-        (50_000_000, 32, 2 * 32 + 8),  # never so few that requests would wait for drawing
-    ],
+    ("size", "at_least", "most"),
+    [(10, 1, 5), (10, 8, 8), (50, 1, 1), (60, 1, 1), (60, 3, 3), (0, 1, 40)],
 )
-def test_fewer_large_images_run_ahead(image_bytes: int, concurrency: int, expected: int) -> None:
-    rows = Rows({"image": [bytes(image_bytes)] * 3, "bbox": [[]] * 3}, "image")
-    assert rows_ahead(rows, Options(concurrency=concurrency)) == expected
+def test_what_waits_holds_no_more_than_it_may(
+    size: int, at_least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty bytes: fewer large items run ahead, never none, and never fewer than `at_least`."""
+    monkeypatch.setattr(window_module, "DRAWING_THREADS", 1)
+    begun = threading.Semaphore(0)
+    lock = threading.Lock()
+    waiting = highest = 0
+
+    def begin(item: int) -> Held[int]:
+        nonlocal waiting, highest
+        with lock:
+            waiting += 1
+            highest = max(highest, waiting)
+        begun.release()
+        return Held(item, size)
+
+    window = Window(range(40), begin, active=50, ahead=50, at_least=at_least, most_bytes=50)
+    with window:
+        for _ in range(min(most, 40)):
+            assert begun.acquire(timeout=120)
+        for number, item in enumerate(window):
+            assert item == number
+            with lock:
+                waiting -= 1
+    # Of the first two nobody knows the size before they are drawn.
+    assert highest <= max(most, 2) + 1
 
 
 # Runs
@@ -330,6 +349,56 @@ def test_memory_does_not_grow_with_the_rows() -> None:
             assert seen == rows
             peaks.append(peak / 1024)
     assert peaks[1] - peaks[0] < 40
+
+
+def heavy(make_photo: Callable[..., bytes], rows: int, produced: list[int]) -> IterableDataset:
+    """A stream of photos of 50 kB that tells how many were read."""
+
+    def examples() -> Iterator[dict[str, Any]]:
+        for number in range(rows):
+            produced.append(number)
+            photo = make_photo(number, format="JPEG") + bytes(50_000)
+            yield {"image": {"bytes": photo, "path": None}, "bbox": [[2.0, 3.0, 20.0, 16.0]]}
+
+    features = Features({"image": Image(), "bbox": List(List(Value("float64")))})
+    return IterableDataset.from_generator(examples, features=features)
+
+
+def test_of_large_photos_fewer_rows_are_read_ahead(
+    make_photo: Callable[..., bytes], endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioning, "_AHEAD_BYTES", 1_500_000)
+    produced: list[int] = []
+    stream = caption_dataset(
+        heavy(make_photo, 300, produced), base_url=endpoint.base_url, concurrency=8
+    )
+    produced.clear()
+    for number, _ in enumerate(stream.with_format("arrow")):
+        # 30 rows wait, two batches are being read or handed on; 128 rows would be let in.
+        assert len(produced) - number < 30 + 3 * 16 + 2 * window_module.DRAWING_THREADS
+    assert len(produced) == 300
+
+
+def test_the_first_rows_do_not_stay_in_memory(
+    make_photo: Callable[..., bytes], endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pa.total_allocated_bytes()
+    captioned = caption_dataset(heavy(make_photo, 60, []), base_url=endpoint.base_url)
+    assert pa.total_allocated_bytes() - before < 100_000
+    assert set(captioned.features) > {"image", "bbox"}
+
+
+def test_of_many_large_photos_only_the_first_are_looked_at(
+    make_photo: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_SAMPLE_BYTES", 500_000)
+    stream = heavy(make_photo, 100, [])
+    tables = (table for table in stream.with_format("arrow").iter(batch_size=4))
+    sample = sample_table(tables)
+    assert sample.num_rows == 100
+    assert sample["image"].null_count == 100 - 8
+    assert sample["bbox"].null_count == 0
+    assert sample.nbytes < 600_000
 
 
 # Tables
