@@ -12,10 +12,12 @@ import json
 import os
 import random
 import re
+import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +43,7 @@ ROW_GROUP_ROWS = 1000
 _BATCH = 8
 _COMMIT_TRIES = 5
 _SAMPLE_SIDE = 1280
+_LOCK, _SCRATCH = ".writing.lock", ".writing-"
 
 
 @dataclass
@@ -369,13 +372,13 @@ def write_dataset(
     _common_features(card.named_splits(dataset), image_column)  # raises before a folder is made
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    readme = target / "README.md"
-    existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    known = _known(existing, config_name)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as scratch:
+    with _writing(target) as scratch:
+        readme = target / "README.md"
+        existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
+        known = _known(existing, config_name)
         result = _write_files(
             dataset,
-            Path(scratch),
+            scratch,
             _Pictures(image_column, image_root, keep_metadata),
             recipe=recipe,
             config_name=config_name,
@@ -385,15 +388,54 @@ def write_dataset(
         )
         told: dict[str, Any] = {"recipe": recipe, "source": source, "license": license}
         text = _card_text(result, existing, known, **told, keep_metadata=keep_metadata)
-        present = [path.relative_to(target).as_posix() for path in target.glob("*/*.parquet")]
-        for stale in _stale_files(result, present):
-            (target / stale).unlink()
-        for file in _files_in(result.folder):
-            place = target / file.relative_to(result.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
-        readme.write_text(text, encoding="utf-8", newline="")
+        _put_in_place(result, target, text)
     return result.summary
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """A place in a folder for what is being written; one process at a time has one there.
+
+    So what lies there when the lock is free was left by a process that was killed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        words = f"another process writes into {os.fspath(folder)!r}: waiting until it has ended"
+        warnings.warn(words, stacklevel=4)
+        lock.acquire()
+    try:
+        for left in folder.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
+            yield Path(scratch)
+    finally:
+        if (
+            os.name == "posix"
+        ):  # elsewhere a file cannot go while it is open, and goes with its lock
+            (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _put_in_place(result: _Result, target: Path, card_text: str) -> None:
+    """Move what was written to where it is read; only then does what it replaces go.
+
+    Killed in between, all rows are there, some of them twice: the next run mends that.
+    """
+    present = [path.relative_to(target).as_posix() for path in target.glob("*/*.parquet")]
+    stale = _stale_files(result, present)
+    for file in _files_in(result.folder):
+        place = target / file.relative_to(result.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+    for path in stale:
+        (target / path).unlink()
+    readme = result.folder / "README.md"
+    readme.write_text(card_text, encoding="utf-8", newline="")
+    readme.replace(target / "README.md")
 
 
 def _write_files(

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from datasets import (
     DatasetDict,
     Features,
     Image,
+    IterableDataset,
     IterableDatasetDict,
     List,
     Value,
@@ -45,6 +48,7 @@ from hf_regioncap.publishing import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
     _size_in_bytes,
+    _writing,
     publish,
     safe_name,
     source_license,
@@ -312,6 +316,74 @@ def test_row_groups_stay_within_what_a_viewer_reads(tmp_path: Path) -> None:
         metadata = pq.ParquetFile(file).metadata
         for k in range(metadata.num_row_groups):
             assert metadata.row_group(k).total_byte_size <= ROW_GROUP_BYTES * 1.01
+
+
+# Writers that are killed, and others
+
+
+def ids(folder: Path) -> list[int]:
+    """The numbers of the rows in a folder, past the cache of `load_dataset`."""
+    return pq.read_table(folder / "data", columns=["id"])["id"].to_pylist()
+
+
+def write_and_stop(folder: str) -> None:
+    """Begin to write, say so, and go no further."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from [row(1), row(2)]
+        sys.stdout.write("begun\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+    write_dataset(IterableDataset.from_generator(rows, features=FEATURES), folder)
+
+
+def test_a_killed_write_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset(table(row(7)), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code = "import sys, test_publishing as t; t.write_and_stop(sys.argv[1])"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"begun\n"
+        finally:
+            child.send_signal(signal.SIGKILL)
+    assert list(out.glob(".writing-*/data"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert ids(out) == [7]
+    write_dataset(table(row(8)), out)
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "assets", "data"]
+    assert ids(out) == [8]
+
+
+def test_writers_of_one_folder_take_turns(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset(table(row(7)), out)
+    with ThreadPoolExecutor(1) as pool, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with _writing(out) as place:
+            other = pool.submit(write_dataset, table(row(8)), out)
+            while not (told or other.done()):
+                time.sleep(0.01)
+            assert "waiting until it has ended" in str(told[0].message)
+            assert place.is_dir()
+            assert ids(out) == [7]
+        other.result(60)
+    assert ids(out) == [8]
+    assert not list(out.glob(".writing*"))
+
+
+def test_an_interrupted_move_loses_no_row(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset(table(*map(row, range(9))), out, max_shard_size="5kB")
+    (out / "data" / "train-00000-of-00001.parquet").mkdir()  # where the new file would go
+    with pytest.raises(OSError, match="directory"):
+        write_dataset(table(row(42)), out)
+    (out / "data" / "train-00000-of-00001.parquet").rmdir()
+    assert sorted(ids(out)) == list(range(9))
 
 
 # What must not leave
