@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_regioncap import prompts, rejections, wire
+from hf_regioncap import prompts, rejections, verdict, wire
+from hf_regioncap.bodies import is_stream
 from hf_regioncap.captioning import open_store, prepare_row
 from hf_regioncap.costs import find_price
+from hf_regioncap.dialogue import read_answer
 from hf_regioncap.endpoint import Endpoint, resolve_endpoint
 from hf_regioncap.errors import RegionCaptionError
 from hf_regioncap.flags import add_option_flags, options_from_flags
 from hf_regioncap.options import OFFLINE, Options, read_options
 from hf_regioncap.questions import Question
-from hf_regioncap.response import read_completion
+from hf_regioncap.response import Completion, read_completion
 from hf_regioncap.rows import make_plan
 from hf_regioncap.tables import Rows
+from hf_regioncap.transport import UNPACKED, Reply
 
 
 @dataclass(frozen=True)
@@ -62,29 +66,38 @@ def _endpoint(options: Options) -> Iterator[Finding]:
         yield Finding("endpoint", False, f"{endpoint.url}: {reply.failure}: is it running?")
         return
     yield Finding("endpoint", True, f"{endpoint.url} answers, {key}")
-    if reply.status in (401, 403):
-        yield Finding("key", False, f"HTTP {reply.status}: check the key (api_key_env)")
+    if reply.status == 401 or rejections.rejects_key(reply.body):
+        words = f"HTTP {reply.status}: {verdict.way_out(reply, endpoint)}"
+        yield Finding("key", False, words)
         return
     yield _model(options, reply)
     yield from _answers(options, endpoint)
 
 
-def _models(endpoint: Endpoint) -> Any:
+def _models(endpoint: Endpoint) -> Reply:
     from hf_regioncap.client import list_models
 
     return list_models(endpoint)
 
 
-def _model(options: Options, reply: Any) -> Finding:
+def _model(options: Options, reply: Reply) -> Finding:
     model = _model_name(options)
+    if reply.status == 403:  # some keys may ask a model and not list any
+        words = f"the key may not list models (HTTP 403); asking {model!r}"
+        return Finding("model", None, words)
     try:
-        names = [entry["id"] for entry in json.loads(reply.body)["data"]]
+        listed = json.loads(reply.body)
+        names = [entry["id"] for entry in (listed if isinstance(listed, list) else listed["data"])]
     except (ValueError, KeyError, TypeError):
         return Finding("model", None, f"the endpoint does not list its models; asking {model!r}")
-    if model in names:
+    if _bare(model) in map(_bare, names):
         return Finding("model", True, f"{model!r} is served")
     shown = ", ".join(map(repr, names[:5])) or "none"
     return Finding("model", None, f"{model!r} is not among those listed ({shown}, …): pass model=")
+
+
+def _bare(name: object) -> str:
+    return str(name).removeprefix("models/")  # Gemini lists its models so, and takes both
 
 
 def _model_name(options: Options) -> str:
@@ -107,34 +120,86 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
     dialect = wire.first_dialect(options, is_openai=endpoint.is_openai)
     while True:
         reply = post_once(endpoint, wire.build_body(question, dialect, question.token_limit))
-        parameter = (
-            rejections.rejected_parameter(reply.body) if reply.status in (400, 422) else None
-        )
-        better = wire.next_dialect(dialect, parameter) if parameter else None
-        if better is None:
+        judged = verdict.judge(reply, dialect, answered=False)
+        if reply.answers or judged.dialect is None:
             break
+        parameter = rejections.rejected_parameter(reply.body) or "response_format"
         yield Finding("parameter", None, f"{parameter!r} is not taken; the run does without")
-        dialect = better
-    if reply.status != 200:
-        said = wire.redact(rejections.error_words(reply.body), endpoint.secrets)
-        words = reply.failure or f"HTTP {reply.status}: {said}"
-        if parameter is None:
-            yield Finding("image", False, f"a picture was not answered: {words}")
-            return
+        dialect = judged.dialect
+    if reply.answers:
+        completion = read_completion(reply.body)
+        yield from _ways_of_its_own(reply, completion, dialect)
+        yield from _answer(completion, reply.failure, question, dialect)
+    else:
+        yield _failure(reply, judged, endpoint)
+
+
+def _failure(reply: Reply, judged: verdict.Verdict, endpoint: Endpoint) -> Finding:
+    """Why the picture was not answered, and what to do about it."""
+    said = wire.redact(rejections.error_words(reply.body), endpoint.secrets)
+    words = reply.failure or f"HTTP {reply.status}: {said}"
+    parameter = rejections.rejected_parameter(reply.body) if reply.status in (400, 422) else None
+    if judged.kind == "refused":
+        return Finding("image", False, f"the test picture was refused: {words}")
+    if parameter is not None:
         way = f": pass another {_OPTIONS[parameter]}= or none" if parameter in _OPTIONS else ""
-        yield Finding("parameter", False, f"{parameter!r} is not taken ({words}){way}")
-        return
-    completion = read_completion(reply.body)
-    if completion.finish_reason == "length":
+        return Finding("parameter", False, f"{parameter!r} is not taken ({words}){way}")
+    is_passing = judged.kind == "retry"
+    way = "try again when it is up" if is_passing else verdict.way_out(reply, endpoint)
+    what = "key" if rejections.rejects_key(reply.body) else "image"
+    return Finding(what, False, f"a picture was not answered: {words.rstrip('.')}: {way}")
+
+
+def _ways_of_its_own(
+    reply: Reply, completion: Completion, dialect: wire.Dialect
+) -> Iterator[Finding]:
+    """Tell in what other form than asked for an answer has come; all of it is read."""
+    if is_stream(reply.body) and not dialect.stream:
+        yield Finding("stream", None, "the answer came as a stream, which was not asked for")
+    if packed := reply.headers.get(UNPACKED):
+        yield Finding("packing", None, f"the answer came in {packed}, which was not asked for")
+    if completion.thoughts is not None:
+        name = completion.thoughts[0]
+        yield Finding("reasoning", None, f"the text came in {name}, where thoughts are expected")
+
+
+def _answer(
+    completion: Completion, failure: str, question: Question, dialect: wire.Dialect
+) -> Iterator[Finding]:
+    """Judge the answer as the run does, and by what only a picture tells: its colours."""
+    reading = read_answer(completion, question.regions, None, question.texts)
+    if failure:
+        yield Finding("image", False, f"a picture was answered with {failure}")
+    elif reading.status == "api_truncated":
         words = f"the answer was cut at {question.token_limit} tokens: pass a larger max_tokens="
         yield Finding("image", None, words)
+    elif reading.status == "api_refused":
+        yield Finding("image", False, f"the picture was not described: {reading.reason}")
+    elif reading.captions:
+        yield Finding("image", True, "a picture was taken and answered")
+        yield from _sight(reading.captions)
+        yield _schema(completion.text or "", question, dialect)
+    else:
+        yield Finding("image", False, f"no use as an answer: {reading.reason}: is it a VLM?")
+
+
+_RED = r"\bred|rouge|\broj[oa]|ross[oa]\b|vermelh|\brot|\brood|czerwon|красн|[红紅赤]|빨"
+_BLUE = r"\bblue|bleu|\bazul|\bblu\b|\bblau|niebiesk|син[ияе]|[蓝藍青]|파란"
+#: By region, as the picture of the test question is painted, in the languages asked for most.
+_COLOURS = (re.compile(_RED, re.IGNORECASE), re.compile(_BLUE, re.IGNORECASE))
+
+
+def _sight(captions: Mapping[int, str]) -> Iterator[Finding]:
+    """Note captions that do not name the colour of what is in their region."""
+    for region, caption in captions.items():
+        own, other = _COLOURS[region - 1], _COLOURS[2 - region]
+        if own.search(caption):
+            continue
+        name = ("red", "blue")[region - 1]
+        said = f"region {region} of the test picture is {name}, its caption is {caption[:60]!r}"
+        why = "does the model mix up regions?" if other.search(caption) else "does it see pictures?"
+        yield Finding("sight", None, f"{said}: {why}")
         return
-    if completion.problem or not completion.text:
-        words = completion.problem or "an empty answer"
-        yield Finding("image", False, f"a picture was answered with {words}: is it a VLM?")
-        return
-    yield Finding("image", True, "a picture was taken and answered")
-    yield _schema(completion.text, question, dialect)
 
 
 #: The options by which the user fixes a parameter.
@@ -159,7 +224,7 @@ def _test_question(options: Options) -> Question:
         options.bbox_column: [[20, 20, 80, 80], [120, 120, 80, 80]],
     }
     if options.label_column is not None:
-        row.setdefault(options.label_column, ["red", "blue"])
+        row.setdefault(options.label_column, ["square", "square"])
     if options.prompt_column is not None:
         row.setdefault(options.prompt_column, prompts.PROMPT)
     for argument in ("prompt", "system_prompt"):

@@ -12,6 +12,8 @@ from collections import deque
 
 #: Of what was answered within one timeout, so much is in flight from then on.
 _SHARE = 0.7
+#: So many that time out, and such a part of those answered, are no accident.
+_MANY, _PART = 2, 0.2
 _KEPT = 1000
 
 
@@ -25,7 +27,8 @@ class Room:
     ...     room.leave(second, sent_at=0.0)
     >>> room.is_full
     False
-    >>> room.leave(6.0, sent_at=0.0, timed_out=True)
+    >>> for _ in range(2):
+    ...     room.leave(6.0, sent_at=0.0, timed_out=True)
     >>> room.most, room.is_full
     (3.5, True)
     """
@@ -36,6 +39,7 @@ class Room:
         self._in_flight = 0
         self._answered: deque[float] = deque(maxlen=_KEPT)
         self._judged_at = -math.inf
+        self._timed_out: deque[float] = deque(maxlen=_KEPT)
 
     @property
     def is_full(self) -> bool:
@@ -49,12 +53,19 @@ class Room:
     def leave(self, now: float, sent_at: float, *, timed_out: bool = False) -> None:
         """A request is back, or has timed out."""
         if timed_out and sent_at > self._judged_at:  # the others belong to the same queue
-            passed = sum(at > now - self._timeout for at in self._answered)
-            if passed < _KEPT:
-                self.most = max(1.0, min(self.most, passed * _SHARE))
-            self._judged_at = now
+            self._timed_out.append(now)
+            self._judge(now)
         if not timed_out:
             self._answered.append(now)
             if now - sent_at < self._timeout / 2:
                 self.most += 1 / self.most
         self._in_flight -= 1
+
+    def _judge(self, now: float) -> None:
+        since = now - self._timeout
+        lost = sum(at > since for at in self._timed_out)
+        passed = sum(at > since for at in self._answered)
+        if lost >= max(_MANY, _PART * passed):
+            self.most = max(1.0, min(self.most, passed * _SHARE))
+            self._judged_at = now
+            self._timed_out.clear()

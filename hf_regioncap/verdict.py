@@ -164,7 +164,7 @@ def alike(words: str) -> str:
 
 def permanent_words(reply: Reply, words: str, endpoint: Endpoint) -> str:
     """Why no row can be answered: what the endpoint said, and the way out."""
-    return _cannot_serve(words, _way_out(reply, endpoint), endpoint)
+    return _cannot_serve(words, way_out(reply, endpoint), endpoint)
 
 
 def useless_words(problem: str, endpoint: Endpoint) -> str:
@@ -205,7 +205,8 @@ def _cannot_serve(why: str, way: str, endpoint: Endpoint) -> str:
 _NO_PICTURES = "pass model= of a model that takes pictures, or load the server's part for them"
 
 
-def _way_out(reply: Reply, endpoint: Endpoint) -> str:
+def way_out(reply: Reply, endpoint: Endpoint) -> str:
+    """What the user can do about a reply that no row gets past."""
     status, body = reply.status, reply.body
     named = endpoint.key_name or "that api_key_env names"
     key = f"check the key in the variable {named}"

@@ -14,16 +14,14 @@ from typing import Any
 
 import pytest
 from endpoint import Endpoint, Fault, Request, error_reply
-from hypothesis import given
-from hypothesis import strategies as st
+from endpoint import Reply as Said
 
-from hf_regioncap import transport, verdict, wire
+from hf_regioncap import attempts, gate, transport, verdict
 from hf_regioncap.client import Run, Tally, _home
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
 from hf_regioncap.errors import EndpointError, StoreError
-from hf_regioncap.limits import LONGEST_WAIT, Told
 from hf_regioncap.options import Parse
 from hf_regioncap.questions import Question
 from hf_regioncap.store import AnswerStore
@@ -183,7 +181,7 @@ def test_several_questions_of_one_row_come_back_in_order() -> None:
 
 
 def test_a_stopped_run_sends_nothing_more_but_hears_and_keeps(store: AnswerStore) -> None:
-    with Endpoint(latency=0.2) as endpoint:
+    with Endpoint(latency=3.0) as endpoint:
         run = Run(where(endpoint, concurrency=4), store=store)
         asked = [submit(run, question(n)) for n in range(20)]
         endpoint.wait_for(lambda endpoint: endpoint.in_flight == 4)
@@ -301,174 +299,7 @@ def test_the_loop_outlives_what_would_end_it(endpoint: Endpoint) -> None:
     assert outcomes([submit(Run(where(endpoint)), question(0))])[0].status == "ok"
 
 
-# What a reply means
-
-
-@pytest.mark.parametrize(
-    ("headers", "least", "most"),
-    [
-        ({}, 0.25, 0.5),
-        ({"retry-after": "2"}, 2.0, 2.1),
-        ({"retry-after": "0"}, 0.25, 0.5),
-        ({"retry-after-ms": "50", "retry-after": "9"}, 0.25, 0.5),
-        ({"retry-after": "nonsense"}, 0.25, 0.5),
-        ({"retry-after": "nan"}, 0.25, 0.5),
-        ({"retry-after": "-3"}, 0.25, 0.5),
-    ],
-)
-def test_how_long_to_wait(headers: dict[str, str], least: float, most: float) -> None:
-    for status in (429, 503, 408):
-        seen = verdict.backoff(1, verdict.told_to_wait(Reply(status, "", headers), now=0.0))
-        assert seen is not None
-        assert least <= seen <= most
-
-
-@given(st.integers(1, 20))
-def test_waiting_grows_with_jitter_and_is_bounded(tries: int) -> None:
-    seconds = verdict.backoff(tries, Told())
-    assert seconds is not None
-    whole = min(30.0, 0.25 * 2**tries)
-    assert whole / 2 <= seconds <= whole
-
-
-def test_who_is_asked_to_wait_too_long_does_not() -> None:
-    assert verdict.backoff(1, Told(LONGEST_WAIT)) is not None
-    assert verdict.backoff(1, Told(LONGEST_WAIT + 1)) is None
-    assert verdict.backoff(1, Told(daily=True)) is None
-
-
-ERROR = '{"error": {"message": "%s", "code": "%s"}}'
-
-
-MODERATED = (
-    (403, "vendor/model requires moderation on P. Your input was flagged for violence.", 403),
-    (400, "The response was filtered due to the prompt triggering Azure OpenAI's policy", ""),
-    (400, "anything", "content_filter"),
-    (400, "Input data may contain inappropriate content.", "data_inspection_failed"),
-    (400, "<400> InternalError.Algo.DataInspectionFailed: Output data may ...", ""),
-    (400, "Your input image may contain content ...", "content_policy_violation"),
-    (400, "The request was rejected because it was considered high risk", ""),
-    (400, "系统检测到输入或生成内容可能包含不安全或敏感内容", "1301"),
-    (400, "Output blocked by content filtering policy", ""),
-    (403, "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO", ""),
-    (422, "The picture was flagged as NSFW", ""),
-    (500, "All generated images contained NSFW content", ""),
-)
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (Reply(0, failure="no network"), "retry"),
-        *((Reply(code), "retry") for code in (408, 409, 424, 425, 429, 499, 500, 520, 529)),
-        (Reply(429, ERROR % ("no money", "insufficient_quota")), "permanent"),
-        (Reply(429, ERROR % ("余额不足或无可用资源包,请充值。", "1113")), "permanent"),
-        (Reply(429, ERROR % ("You exceeded your current quota", 429)), "retry"),  # Gemini
-        (Reply(400, ERROR % ("Your credit balance is too low to access", "")), "permanent"),
-        (Reply(500, ERROR % ("image input is not supported, use mmproj", 500)), "permanent"),
-        (Reply(500, ERROR % ("required for format", "")), "guess"),
-        *((Reply(code), "permanent") for code in (401, 402, 403, 404)),
-        (Reply(403, ERROR % ("Your account was deactivated: content policy", "")), "permanent"),
-        (Reply(400, ERROR % ("API key not valid. Please pass a valid API key.", 400)), "permanent"),
-        (Reply(400, ERROR % ("Incorrect API key provided: ab***cd", "")), "permanent"),
-        (Reply(400, ERROR % ("The model `x` does not exist", "")), "permanent"),
-        (Reply(400, ERROR % ("unknown argument: seed", "")), "permanent"),
-        (Reply(400, ERROR % ("System role not supported", "")), "permanent"),
-        (Reply(400, ERROR % ("parameter.enable_thinking must be set to false", "")), "permanent"),
-        (
-            Reply(400, ERROR % ("At most 1 image(s) may be provided in one prompt.", "")),
-            "permanent",
-        ),
-        (Reply(400, ERROR % ("This model only support stream mode", "")), "learn"),
-        (Reply(400, ERROR % ("Failed to generate JSON", "json_validate_failed")), "again"),
-        (Reply(400, ERROR % ("Request contains an invalid argument.", 400)), "guess"),
-        (Reply(422, ERROR % ("this picture is odd", "")), "row"),
-        (Reply(413), "row"),
-        (Reply(301), "row"),
-        (Reply(418), "row"),
-        *((Reply(code, ERROR % (words, name)), "refused") for code, words, name in MODERATED),
-    ],
-    ids=str,
-)
-def test_what_a_reply_means(reply: Reply, expected: str) -> None:
-    assert verdict.judge(reply, wire.Dialect(), answered=False).kind == expected
-
-
-OWN_WORDS = (
-    "input length and `max_tokens` exceed context limit: 199759 + 832 > 200000",
-    "OpenAIException - Error code: 400 - {'detail': 'Image too small: 20x300'}",
-    'Hosted_vllmException - {"detail":"height:20 or width:300 must be larger than factor:28"}',
-    "The image type of this request is invalid: this image for the model is not supported",
-    "Invalid content type. image_url is only supported by certain models.",
-    "The sum of prompt tokens and max_tokens must be less than or equal to 8192, got 9000",
-    "输入内容过长：prompt tokens 与 max_tokens 之和超过 8192",
-    "max_tokens is too large: 832",
-    "At most 1 image(s) may be provided in one prompt.",
-    "Request contains an invalid argument.",
-)
-
-
-@pytest.mark.parametrize("words", OWN_WORDS)
-@pytest.mark.parametrize("status", [400, 422])
-def test_after_answers_a_rejection_is_the_rows_own(words: str, status: int) -> None:
-    reply = Reply(status, json.dumps({"error": {"message": words}}))
-    assert verdict.judge(reply, wire.Dialect(), answered=True).kind == "row"
-
-
-@pytest.mark.parametrize("words", OWN_WORDS[:7])
-def test_what_is_about_a_row_teaches_nothing_before_an_answer_either(words: str) -> None:
-    reply = Reply(400, json.dumps({"error": {"message": words}}))
-    judged = verdict.judge(reply, wire.Dialect(), answered=False)
-    assert judged.kind in ("row", "permanent")  # permanent where the words are those of a model
-    assert judged.dialect is None
-
-
-INSIDE = (
-    ({"error": {"code": 429, "message": "busy"}}, 429),
-    ({"error": {"code": "502", "message": "Provider returned error"}, "user_id": "u"}, 502),
-    ({"error": {"code": 503}, "choices": [{"message": {"content": None}}]}, 503),
-    ({"choices": [{"finish_reason": "error", "error": {"code": 402}, "message": {}}]}, 402),
-    ({"error": {"type": "overloaded_error", "message": "Overloaded"}}, 503),
-    ([{"error": {"status": "RESOURCE_EXHAUSTED"}}], 200),  # no completion has a list around it
-    ({"error": {"message": "Your input was flagged by our content filter"}}, 400),
-    ({"error": {"message": "Vision add-on is not loaded"}}, 200),
-    ({"error": {"code": 1301, "message": "?"}}, 200),
-    ({"error": None, "choices": [{"message": {"content": "a cat"}}]}, 200),
-    ({"error": {"code": 502}, "choices": [{"message": {"content": "a ca"}}]}, 200),
-    ({"choices": [{"message": {"content": 'she said "error"'}}]}, 200),
-)
-
-
-@pytest.mark.parametrize(("body", "status"), INSIDE, ids=str)
-def test_an_error_inside_a_200_has_the_status_that_it_tells(body: Any, status: int) -> None:
-    assert verdict.settle(Reply(200, json.dumps(body))).status == status
-    streamed = f"data: {json.dumps(body)}\n\ndata: [DONE]\n\n"
-    assert verdict.settle(Reply(200, streamed)).status == status
-    assert verdict.settle(Reply(418, json.dumps(body))).status == 418
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "key", "way"),
-    [
-        (401, "", None, "none was sent, pass api_key_env="),
-        (401, "", "k" * 20, "in the variable MY_KEY"),
-        (400, "API key not valid.", "k" * 20, "in the variable MY_KEY"),
-        (400, "Developer instruction is not enabled for models/gemma", None, "system_prompt=''"),
-        (400, "prompting with images is incompatible with system messages", None, "system_prompt"),
-        (400, "At most 1 image(s) may be provided in one request.", None, "view='overlay'"),
-        (400, "enable_thinking must be set to false", None, "extra_body={'enable_thinking'"),
-        (404, "No endpoints found that support image input", None, "takes pictures"),
-        (400, "llama3 is not a multimodal model", None, "takes pictures"),
-        (400, "unknown argument: seed", None, "does not take 'seed'"),
-    ],
-)
-def test_the_way_out_that_an_error_names(
-    status: int, message: str, key: str | None, way: str
-) -> None:
-    reply = Reply(status, json.dumps({"error": {"message": message}}))
-    place = Where("https://example.com/v1", key, key_name="MY_KEY" if key else "")
-    words = verdict.permanent_words(reply, f"HTTP {status}: {message}", place)
-    assert way in words.partition("Way out: ")[2]
+# Rejections
 
 
 def test_eight_rejections_in_a_row_reject_the_run_unless_one_was_answered() -> None:
@@ -593,3 +424,163 @@ def test_an_answer_that_cannot_be_kept_for_any_reason_ends_the_run(
         monkeypatch.setattr(store, "put_many", no_memory)
         with pytest.raises(StoreError, match="no memory"):
             submit(run, question(0)).result(timeout=60)
+
+
+# Forms that are not taken, outages, limits
+
+
+def answered_as(fault: Fault, count: int = 12, **more: Any) -> tuple[Counter[str], Endpoint, Run]:
+    """How so many questions end that meet this fault; the endpoint is closed already."""
+    with Endpoint(fault) as endpoint:
+        run = Run(where(endpoint, **more))
+        asked = [submit(run, question(number)) for number in range(count)]
+        return Counter(outcome.status for outcome in outcomes(asked)), endpoint, run
+
+
+def form(request: Request) -> str:
+    return request.question.form
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize("taken", ["json_object", "text"])
+def test_a_form_that_is_rejected_without_a_name_is_found_once_for_all(
+    status: int, taken: str
+) -> None:
+    """As Gemini and Ollama do it."""
+    words = "failed to load what is required for format" if status == 500 else "Invalid argument."
+    rejection = error_reply(status, words)
+
+    def reply(request: Request) -> Any:
+        return None if form(request) == taken else rejection
+
+    ended, endpoint, _ = answered_as(Fault("odd form", "ok", reply), concurrency=4)
+    assert ended == {"ok": 12}
+    assert Counter(map(form, endpoint.requests))[taken] == 12
+    assert endpoint.count <= 12 + 2 + 4  # those in flight before it was known
+
+
+def test_a_form_that_fails_for_one_row_is_changed_for_this_row_alone() -> None:
+    def reply(request: Request) -> Any:
+        is_odd = b"picture 7" in request.question.images[0]
+        words = "Invalid schema for response_format: too many states"
+        return error_reply(400, words) if is_odd and form(request) == "json_schema" else None
+
+    ended, endpoint, _ = answered_as(Fault("odd row", "ok", reply), concurrency=1)
+    assert ended == {"ok": 12}
+    assert Counter(map(form, endpoint.requests)) == {"json_schema": 12, "json_object": 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "requests"),
+    [
+        ("", ["json_schema"] * 2 + ["json_object"]),
+        ("I see nothing in particular.", ["json_schema"] * 2 + ["json_object"]),
+        ('{"1": "a cat", "2": "a dog"}', ["json_schema"]),
+    ],
+)
+def test_a_text_that_its_server_did_not_take_as_json(written: str, requests: list[str]) -> None:
+    failed = {"code": "json_validate_failed", "failed_generation": written, "message": "Failed"}
+    body = json.dumps({"error": failed}).encode()
+
+    def reply(request: Request) -> Any:
+        return Said(body, 400) if form(request) == "json_schema" else None
+
+    ended, endpoint, _ = answered_as(Fault("not json", "ok", reply), count=1)
+    assert ended == {"ok": 1}
+    assert [form(request) for request in endpoint.requests] == requests
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (error_reply(429, "on tokens per day (TPD). Please try again in 9m38s."), "in 10 minutes"),
+        (error_reply(429, "later", headers={"retry-after": "5000"}), "in 83 minutes"),
+    ],
+)
+def test_a_limit_that_lasts_stops_the_run_and_tells_until_when(reply: Any, words: str) -> None:
+    with Endpoint([None, None, *[Fault("limit", "api_error", lambda request: reply)] * 99]) as one:
+        run = Run(where(one, concurrency=2))
+        asked = [submit(run, question(number)) for number in range(40)]
+        assert not wait(asked, timeout=60).not_done
+        stopped = [str(each.exception()) for each in asked if each.exception()]
+        assert len(stopped) >= 34
+        assert all(words in each and "may go on" in each for each in stopped)
+        assert one.count <= 2 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "Vision add-on is not loaded (id 17)"}}', "takes pictures"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
+        (b'{"choices": []}', "no choices in the answer"),
+    ],
+)
+def test_the_same_error_in_place_of_every_answer_stops_the_run(body: bytes, words: str) -> None:
+    with Endpoint(Fault("no use", "api_bad_answer", lambda request: Said(body))) as endpoint:
+        run = Run(where(endpoint, concurrency=2))
+        asked = [submit(run, question(number)) for number in range(40)]
+        with pytest.raises(EndpointError, match=words):
+            asked[-1].result(timeout=60)
+        assert endpoint.count <= 8 + 2
+
+
+def test_errors_in_place_of_answers_are_the_rows_own_after_a_success() -> None:
+    with Endpoint([None, *["error_200"] * 60]) as endpoint:
+        run = Run(where(endpoint, concurrency=1))
+        asked = [submit(run, question(number)) for number in range(12)]
+        ended = Counter(outcome.status for outcome in outcomes(asked))
+        assert ended == {"ok": 1, "api_bad_answer": 11}
+
+
+def test_moderation_never_stops_a_run() -> None:
+    reply = error_reply(403, "Your input was flagged")
+    ended, endpoint, _ = answered_as(Fault("flagged", "api_refused", lambda request: reply), 20)
+    assert ended == {"api_refused": 20}
+    assert endpoint.count == 20
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All waits are short."""
+    monkeypatch.setattr(verdict, "backoff", lambda tries, told: 0.01)
+    monkeypatch.setattr(gate, "_LONGEST_HOLD", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["http_503", "http_429", "http_502_html"])
+def test_an_outage_is_waited_for_and_costs_no_row_its_tries(fault: str) -> None:
+    """More refusals than a row has tries, while nothing gets through."""
+    with Endpoint([*[fault] * 9, *[None] * 9]) as endpoint:
+        run = Run(where(endpoint))
+        assert outcomes([submit(run, question(0))])[0].status == "ok"
+        assert endpoint.count == 10
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_started_again_is_waited_for(
+    make_endpoint: Callable[..., Endpoint],
+) -> None:
+    first = make_endpoint()
+    port = int(first.base_url.split(":")[2].split("/")[0])
+    run = Run(where(first))
+    assert outcomes([submit(run, question(0))])[0].status == "ok"
+    first.close()
+    asked = [submit(run, question(number)) for number in range(1, 9)]
+    began = run.tally.requests
+    while run.tally.requests < began + 40:  # many more than one question has tries
+        time.sleep(0.01)
+    make_endpoint(port=port)
+    assert {outcome.status for outcome in outcomes(asked)} == {"ok"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outage_that_lasts_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "PATIENCE", 0.0)
+    with Endpoint("http_503") as endpoint:
+        run = Run(where(endpoint))
+        asked = [submit(run, question(number)) for number in range(12)]
+        assert not wait(asked, timeout=120).not_done
+        stopped = [str(each.exception()) for each in asked if each.exception()]
+        assert len(stopped) >= 9
+        assert all("nothing got through" in each for each in stopped)

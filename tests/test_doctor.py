@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -9,14 +10,24 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from endpoint import Endpoint
+from endpoint import (
+    Endpoint,
+    Fault,
+    Reply,
+    Request,
+    completion,
+    completion_reply,
+    error_reply,
+    good_reply,
+)
 from PIL import Image
 
-from hf_regioncap import EndpointError, caption_dataset
+from hf_regioncap import EndpointError, caption_dataset, doctor
 from hf_regioncap.__main__ import main
 from hf_regioncap.doctor import Finding, examine
 from hf_regioncap.options import read_options
 from hf_regioncap.prompts import PROMPT
+from hf_regioncap.transport import Reply as Answer
 
 
 def findings(**options: object) -> dict[str, Finding]:
@@ -115,7 +126,7 @@ def one_row(**columns: Any) -> Dataset:
     ],
 )
 def test_the_doctor_asks_what_the_run_asks(options: dict[str, Any]) -> None:
-    columns = {"place": "place", "kind": ["red", "blue"], "question": PROMPT}
+    columns = {"place": "place", "kind": ["square", "square"], "question": PROMPT}
     if "box_unit" in options:
         columns["bbox"] = [[0.1, 0.1, 0.5, 0.5], [0.3, 0.3, 0.9, 0.9]]
     with Endpoint(keep_bodies=True) as endpoint:
@@ -139,6 +150,103 @@ def test_a_template_that_cannot_be_filled(options: dict[str, Any]) -> None:
     found = findings(base_url="offline", **options)
     assert found["prompt"].ok is False
     assert found["prompt"].words.startswith(next(iter(options)))
+
+
+SERVER_OF_NO_KIND = "Request contains an invalid argument."
+
+
+@pytest.mark.parametrize(
+    ("reply", "what", "ok", "words"),
+    [
+        (error_reply(403, "Your input was flagged"), "image", False, "refused: HTTP 403"),
+        (error_reply(400, "API key not valid."), "key", False, "check the key"),
+        (error_reply(400, "System role not supported"), "image", False, "system_prompt=''"),
+        (error_reply(503, "Loading model"), "image", False, "Loading model: try again"),
+        (error_reply(400, SERVER_OF_NO_KIND), "image", False, SERVER_OF_NO_KIND[:-1]),
+    ],
+)
+def test_an_endpoint_that_answers_no_picture(reply: Reply, what: str, ok: bool, words: str) -> None:
+    with Endpoint(Fault("odd", "api_error", lambda request: reply)) as endpoint:
+        found = findings(base_url=endpoint.base_url)
+    assert found[what].ok is ok
+    assert words in found[what].words
+
+
+def saying(content: Any, **message: Any) -> Fault:
+    return Fault(
+        "saying", "ok", lambda request: completion_reply(completion(request, content, **message))
+    )
+
+
+@pytest.mark.parametrize(
+    ("captions", "sight"),
+    [
+        (["a red square", "a blue square"], None),
+        (["ein rotes Quadrat", "ein blaues Quadrat"], None),
+        (["红色的方块", "蓝色的方块"], None),
+        (["a blue square", "a red square"], "does the model mix up regions?"),
+        (["a man on a bench", "a dog"], "does it see pictures?"),
+    ],
+)
+def test_the_doctor_looks_for_what_only_a_picture_tells(
+    captions: list[str], sight: str | None
+) -> None:
+    content = json.dumps({"1": captions[0], "2": captions[1]})
+    with Endpoint(saying(content)) as endpoint:
+        found = findings(base_url=endpoint.base_url)
+    assert found["image"].ok
+    assert ("sight" in found) == (sight is not None)
+    if sight:
+        assert found["sight"].ok is None
+        assert sight in found["sight"].words
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "I'm happy to help, but I don't see an image. Could you please describe it to me?",
+        "I'm sorry, I can't assist with that.",
+    ],
+)
+def test_an_answer_by_a_model_that_has_not_looked(content: str) -> None:
+    with Endpoint(saying(content)) as endpoint:
+        found = findings(base_url=endpoint.base_url)
+    assert found["image"].ok is False
+
+
+def test_answers_in_a_form_that_was_not_asked_for() -> None:
+    def streamed(request: Request) -> Reply:
+        data = good_reply(request).body
+        packed = gzip.compress(b"data: " + data + b"\n\ndata: [DONE]\n\n")
+        return Reply(packed, headers={"content-encoding": "gzip"})
+
+    with Endpoint(Fault("streamed", "ok", streamed)) as endpoint:
+        found = findings(base_url=endpoint.base_url)
+    assert found["image"].ok
+    assert (found["stream"].ok, found["packing"].ok) == (None, None)
+    assert "gzip" in found["packing"].words
+
+
+@pytest.mark.parametrize(
+    ("status", "listed", "ok", "words"),
+    [
+        (200, {"data": [{"id": "models/vlm"}]}, True, "is served"),
+        (200, [{"id": "vlm"}], True, "is served"),
+        (200, {"data": [{"id": "other"}]}, None, "not among"),
+        (200, "nonsense", None, "does not list"),
+        (403, {"error": {"message": "Missing scopes: api.model.read"}}, None, "may not list"),
+        (404, "page not found", None, "does not list"),
+    ],
+)
+def test_what_the_list_of_models_tells(
+    status: int, listed: Any, ok: bool | None, words: str
+) -> None:
+    found = doctor._model(
+        read_options({"base_url": "http://127.0.0.1:9/v1", "model": "vlm"}),
+        Answer(status, json.dumps(listed)),
+    )
+    assert (found.what, found.ok) == ("model", ok)
+    assert words in found.words
 
 
 def test_an_answer_that_is_cut_names_the_limit() -> None:
