@@ -110,7 +110,11 @@ def _published_features(features: Any, image_column: str) -> Any:
     from datasets import Features
 
     if features is None:
-        raise OptionError("the dataset has no features yet: cast it, or call resolve_features()")
+        raise OptionError(
+            "the stream does not tell its columns' types, as IterableDataset.map loses them: make "
+            "it with caption_dataset(stream), or tell them, with hf_regioncap.columns: "
+            "mapped.cast(Features({**stream.features, **column_features()}))"
+        )
     published = {name: _published_feature(name, kind) for name, kind in features.items()}
     name, path = _image_place(features, image_column)
     if name in features:

@@ -40,6 +40,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image as Pictures
 from skimage import data as photos
 
+from hf_regioncap import add_region_captions
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg
@@ -437,6 +438,18 @@ def test_nothing_is_replaced_by_images_that_may_not_be_read(named: bool, tmp_pat
 def test_images_that_are_none_are_told_and_no_error(tmp_path: Path) -> None:
     rows = [row(image={"bytes": b"no image", "path": None}), row(image=None)]
     assert write_dataset(table(*rows), tmp_path / "out")["images_withheld"] == 1
+
+
+def test_a_mapped_stream_is_written_in_the_way_that_the_error_names(tmp_path: Path) -> None:
+    source = table().select_columns(["image", "bbox"]).to_iterable_dataset()
+    asked = {"base_url": "offline", "answer_store": None}
+    mapped = source.map(add_region_captions, batched=True, fn_kwargs=asked)
+    with pytest.raises(OptionError, match=r"mapped\.cast\(Features\(") as error:
+        write_dataset(mapped, tmp_path / "out")
+    way = str(error.value).rpartition(": ")[2]
+    names = {"Features": Features, "column_features": column_features}
+    told = eval(way, {"mapped": mapped, "stream": source, **names})
+    assert write_dataset(told, tmp_path / "out")["answer_status"] == {"ok": 2}
 
 
 def test_a_bad_dataset_leaves_no_folder(tmp_path: Path) -> None:
