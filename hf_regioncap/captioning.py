@@ -107,8 +107,8 @@ def caption_rows(
         return Held(ask(row, plan, questions, run), size)
 
     run = run.another()  # a stream is read more than once, and left early
-    with Window[tuple[Rows, int], Row](work, begin, **_bounds(plan.options)) as window:
-        yield from _checked(window, plan, lambda: run)
+    window = Window[tuple[Rows, int], Row](work, begin, **_bounds(plan.options))
+    yield from _checked(window, plan, lambda: run)
 
 
 def _pictures_size(row: Row, questions: Sequence[Question]) -> int:
@@ -128,8 +128,8 @@ def caption_batch(rows: Rows, plan: Plan, run: Run) -> Iterator[Row]:
 
     run = run.another()
     active, ahead = 2 * plan.options.concurrency + 8, len(rows) + 1
-    with Window(range(len(rows)), begin, active=active, ahead=ahead) as window:
-        yield from _checked(window, plan, lambda: run)
+    window = Window(range(len(rows)), begin, active=active, ahead=ahead)
+    yield from _checked(window, plan, lambda: run)
 
 
 def answer_rows(
@@ -141,8 +141,8 @@ def answer_rows(
         row, questions = item
         return ask(row, plan, questions, run)
 
-    with Window(work, begin, active=len(work) + 1, ahead=len(work) + 1) as window:
-        yield from _checked(window, plan, lambda: run)
+    window = Window(work, begin, active=len(work) + 1, ahead=len(work) + 1)
+    yield from _checked(window, plan, lambda: run)
 
 
 def retry_rows(
@@ -175,8 +175,8 @@ def retry_rows(
             opened[:] = opened or [run().another()]
         return Held(ask(row, plan, questions, opened[0]), size)
 
-    with Window[tuple[Row, Rows, int], Row](work, begin, **_bounds(plan.options)) as window:
-        yield from _checked(window, plan, lambda: opened[0] if opened else None)
+    window = Window[tuple[Row, Rows, int], Row](work, begin, **_bounds(plan.options))
+    yield from _checked(window, plan, lambda: opened[0] if opened else None)
 
 
 def ask(row: Row, plan: Plan, questions: Sequence[Question], run: Run | None) -> Future[Row] | Row:
@@ -247,12 +247,13 @@ def _checked(
     raising = plan.options.on_error == "raise"
     interrupted = EndpointError("the run was interrupted")  # made while the module is whole
     try:
-        for number, row in enumerate(window):
-            if raising and row.answer_status in FAILED:
-                raise EndpointError(
-                    f"row {number}: {row.answer_status}: {row.answer_error} (on_error='raise')"
-                )
-            yield row
+        with window:
+            for number, row in enumerate(window):
+                if raising and row.answer_status in FAILED:
+                    raise EndpointError(
+                        f"row {number}: {row.answer_status}: {row.answer_error} (on_error='raise')"
+                    )
+                yield row
     except Exception:
         if (run := opened()) is not None:
             run.drain()

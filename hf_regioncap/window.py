@@ -77,7 +77,11 @@ class Window(Generic[_In, _Out]):
         self._closed = False
 
     def __enter__(self) -> Window[_In, _Out]:
-        start_thread(self._feed, "regioncap-feed")
+        try:
+            start_thread(self._feed, "regioncap-feed")
+        except BaseException:  # Ctrl-C, too: the thread may run, and nobody would close the window
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import threading
 import weakref
@@ -29,6 +30,7 @@ from hf_regioncap.costs import Budget
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.options import Options
 from hf_regioncap.pipeline import Progress
+from hf_regioncap.window import Window
 
 VIEWS = ["overlay", "crop", "both"]
 
@@ -125,6 +127,28 @@ def test_a_dataset_keeps_its_format(form: str, make_dataset: Any, endpoint: Endp
 
 def _thousands(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {"thousands": [number + 1000 for number in batch["number"]]}
+
+
+def test_ctrl_c_while_the_first_rows_begin_sends_nothing_more(
+    make_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Endpoint(latency=math.inf) as endpoint:
+        enter = Window.__enter__
+
+        def interrupted(window: Any) -> Any:
+            enter(window)
+            endpoint.wait_for(lambda here: here.count == 2)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Window, "__enter__", interrupted)
+        options: dict[str, Any] = {"base_url": endpoint.base_url, "concurrency": 2}
+        with pytest.raises(KeyboardInterrupt):
+            caption_dataset(make_dataset(20), **options)
+        monkeypatch.setattr(Window, "__enter__", enter)
+        endpoint.release()
+        again = caption_dataset(make_dataset(20), **options, store_tag="again")
+        assert set(again["answer_status"]) == {"ok"}
+        assert endpoint.count == 22
 
 
 def test_rows_as_a_data_frame_are_refused_in_words(make_dataset: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_regioncap.threads import start_thread
 from hf_regioncap.window import DRAWING_THREADS, Window, then
 
 pytestmark = pytest.mark.timeout(30)
@@ -290,3 +291,30 @@ def test_an_error_in_what_is_applied_is_the_results() -> None:
     source.set_result(1)
     with pytest.raises(ZeroDivisionError):
         result.result(0)
+
+
+def test_ctrl_c_while_the_window_opens_leaves_nothing_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[threading.Thread] = []
+    fed = threading.Event()
+
+    def interrupted(run: Any, name: str) -> threading.Thread:
+        started.append(start_thread(run, name))
+        assert fed.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_regioncap.window.start_thread", interrupted)
+    pending: list[Future[int]] = []
+
+    def begin(item: int) -> Future[int]:
+        pending.append(Future())
+        if len(pending) == 3:
+            fed.set()
+        return pending[-1]
+
+    with pytest.raises(KeyboardInterrupt), Window(range(99), begin, active=3, ahead=9):
+        pass
+    started[0].join(60)
+    assert not started[0].is_alive()
+    assert len(pending) == 3
