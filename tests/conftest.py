@@ -112,6 +112,12 @@ def endpoint() -> Iterator[Endpoint]:
         yield running
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all wait for the first request's answer, however slow the machine is."""
+    monkeypatch.setattr("hf_regioncap.client._PATIENCE_NEAR", 1_000_000)
+
+
 @pytest.fixture(scope="session")
 def assert_own() -> Callable[..., None]:
     """Assert that every caption of a captioned dataset is that of its row's picture and region.

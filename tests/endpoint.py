@@ -1215,7 +1215,8 @@ class Endpoint:
     or None. `api_key`: any other gets a 401. `ledger`: a file to which each response with status
     200 that was fully written is added as a JSON line, before anything else is done; it
     outlives a kill. `keep_bodies=False` forgets what was sent, for runs of many large images.
-    Refusals and errors come at once, answers (status 200 and 3xx) after the latency.
+    Refusals and errors come at once, answers (status 200 and 3xx) after the latency; where that is
+    `math.inf`, when `release` is called.
     """
 
     def __init__(
@@ -1257,6 +1258,7 @@ class Endpoint:
         self.other_url = f"http://{HOST}:{ports[1]}/v1/chat/completions"
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._released = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
         _running.add(self)
         self._thread.start()
@@ -1340,6 +1342,16 @@ class Endpoint:
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), timeout):
                 raise TimeoutError(f"not within {timeout} s; {self.count} requests came")
+
+    def release(self) -> None:
+        """Answer at once what a latency of `math.inf` holds, and what comes from now on."""
+        self.latency = 0.0
+
+        def release() -> None:
+            self._released.set_result(None)
+            self._released = self._loop.create_future()
+
+        self._loop.call_soon_threadsafe(release)
 
     def stats(self, slots: int | None = None) -> dict[str, Any]:
         """Figures as JSON values; with `slots` also what the latencies take at the least."""
@@ -1429,7 +1441,7 @@ class Endpoint:
         try:
             reply = await self._answer(request, reader)
             waits = reply.code < 400 and request.path.endswith("/completions")
-            if waits and not await connection.wait(self._due(request)):
+            if waits and not await self._wait_out(connection, request):
                 return False
             return await self._send(connection, writer, request, reply)
         finally:
@@ -1456,6 +1468,15 @@ class Endpoint:
             self._changed.notify_all()
         connection.request = request
         return request
+
+    async def _wait_out(self, connection: _Connection, request: Request) -> bool:
+        """Wait for what the answer takes; tell whether the client is still there."""
+        due = self._due(request)
+        if not math.isinf(due):
+            return await connection.wait(due)
+        request.latency = 0.0
+        await asyncio.wait([connection.gone, self._released], return_when=asyncio.FIRST_COMPLETED)
+        return not connection.gone.done()
 
     def _due(self, request: Request) -> float:
         """Seconds left of the latency, which began when the request did."""

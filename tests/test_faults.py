@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +19,7 @@ import pytest
 from datasets import Dataset
 from endpoint import FAULTS, Endpoint, EndpointProcess, Fault, Request, expected_caption
 
-from hf_regioncap import add_region_captions, attempts, caption_dataset
+from hf_regioncap import add_region_captions, attempts, caption_dataset, verdict
 from hf_regioncap.captioning import FAILED, prepare_row
 from hf_regioncap.errors import EndpointError
 from hf_regioncap.options import read_options
@@ -49,7 +49,6 @@ class Met:
     other: dict[str, Any]
     requests: list[Request]
     followed: int
-    seconds: float
 
 
 PASSING = [fault for fault in FAULTS.values() if fault.status != "permanent"]
@@ -59,48 +58,61 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rejects_every_rung": {"detail": "low"},
 }
 #: Those that only the timeout ends.
-ENDLESS = [
-    FAULTS[name] for name in ("hang", "hang_in_body", "slow_drip", "slow_drip_chunked", "slow_head")
-]
+ENDLESS = ("hang", "hang_in_body", "slow_drip", "slow_drip_chunked", "slow_head")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_wait_between_tries() -> Iterator[None]:
+    """How long is waited is tested elsewhere; whether it is waited at all is as always."""
+    waits = verdict.backoff
+
+    def at_once(*args: Any) -> float | None:
+        return None if waits(*args) is None else 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdict, "backoff", at_once)
+        # An endpoint that turns everything away is given up after a row's tries, not after minutes.
+        patch.setattr(attempts, "PATIENCE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
-def met(make_dataset: Any, tmp_path_factory: Any, many: Future[Any]) -> Iterator[dict[str, Met]]:
-    """All faults, each with an endpoint of its own, at the same time: it is mostly waiting.
-
-    An endpoint that turns everything away is given up after the tries of a row, not after minutes.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempts, "PATIENCE", 0.0)
-        yield meet_all(make_dataset, tmp_path_factory.mktemp("faults"))
-
-
-def meet_all(make_dataset: Any, folder: Path) -> dict[str, Met]:
+def met(make_dataset: Any, tmp_path_factory: Any) -> Iterator[Callable[[str], Met]]:
+    """What became of a fault, each with an endpoint of its own; found out when it is asked for."""
+    folder = tmp_path_factory.mktemp("faults")
     table: pa.Table = make_dataset(2, regions=3).with_format("arrow")[:]
+    found: dict[str, Future[Met]] = {}
 
-    def ask(name: str, number: int, url: str) -> dict[str, Any]:
-        options = {"timeout": 30, **OPTIONS.get(name, {})}
-        if number == 0 and FAULTS.get(name) in ENDLESS:
-            options["timeout"] = 3
-        store = folder / f"{name}.sqlite"
+    def ask(name: str, number: int, url: str, **options: Any) -> dict[str, Any]:
         added = add_region_captions(
-            table.slice(number, 1), base_url=url, answer_store=store, **options
+            table.slice(number, 1),
+            base_url=url,
+            answer_store=folder / f"{name}.sqlite",
+            **{"timeout": 200, **OPTIONS.get(name, {}), **options},
         )
         row: dict[str, Any] = added.to_pylist()[0]
         return row
 
-    def meet(name: str, behaviour: Any) -> Met:
-        with Endpoint(behaviour) as endpoint:
-            began = time.monotonic()
-            row = ask(name, 0, endpoint.base_url)
-            requests, seconds = endpoint.requests, time.monotonic() - began
+    def meet(name: str) -> Met:
+        options = {"timeout": 0.5} if name in ENDLESS else {}
+        with Endpoint(TURNS[name][0] if name in TURNS else name) as endpoint:
+            row = ask(name, 0, endpoint.base_url, **options)
+            endpoint.wait_for(lambda one: one.in_flight == 0)  # of what was given up, too
+            requests = endpoint.requests
             endpoint.behaviour = None
             other = ask(name, 1, endpoint.base_url)
-            return Met(row, other, requests, len(endpoint.followed), seconds)
+            return Met(row, other, requests, len(endpoint.followed))
 
-    cases = {fault.name: fault for fault in PASSING} | {turn: TURNS[turn][0] for turn in TURNS}
-    with ThreadPoolExecutor(len(cases)) as pool:
-        return dict(zip(cases, pool.map(meet, cases, cases.values()), strict=True))
+    with ThreadPoolExecutor(len(ENDLESS)) as pool:
+
+        def find(name: str) -> Met:
+            # The endless ones are mostly waiting, and wait together.
+            for each in ENDLESS if name in ENDLESS else (name,):
+                if each not in found:
+                    found[each] = pool.submit(meet, each)
+            return found[name].result()
+
+        yield find
 
 
 ONCE = (
@@ -163,14 +175,19 @@ WORDS = {
 
 @pytest.mark.parametrize("fault", [fault.name for fault in PASSING])
 def test_a_fault_ends_in_its_status_after_its_tries_and_says_why(
-    fault: str, met: dict[str, Met]
+    fault: str, met: Callable[[str], Met]
 ) -> None:
-    row, requests = met[fault].row, met[fault].requests
+    row, requests = met(fault).row, met(fault).requests
     status = FAULTS[fault].status
     assert row["answer_status"] == status, row["answer_error"]
     rungs = sum(request.fate == fault and request.code in (400, 422) for request in requests)
     rungs = rungs if status == "ok" else 0
-    assert len(requests) - rungs == OTHER_TRIES.get(fault, TRIES.get(status, 1))
+    tries = OTHER_TRIES.get(fault, TRIES.get(status, 1))
+    if fault in ENDLESS:  # on a busy machine the timeout ends some before they arrive
+        assert len(requests) <= tries
+        assert f"({tries} tries)" in row["answer_error"]
+    else:
+        assert len(requests) - rungs == tries
     if status == "ok":
         assert row["answer_error"] is None
         clean = ["".join(c for c in text if c.isprintable()) for text in row["region_captions"]]
@@ -188,64 +205,53 @@ def test_a_fault_ends_in_its_status_after_its_tries_and_says_why(
 
 
 @pytest.mark.parametrize("fault", [fault.name for fault in PASSING])
-def test_the_row_beside_it_is_answered(fault: str, met: dict[str, Met]) -> None:
-    other = met[fault].other
+def test_the_row_beside_it_is_answered(fault: str, met: Callable[[str], Met]) -> None:
+    other = met(fault).other
     assert other["answer_status"] == "ok", other["answer_error"]
     assert other["region_captions"] == [expected_caption(image_of(other), k) for k in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("fault", ["cut_at_length", "reasoning_only"])
 def test_a_cut_answer_is_asked_for_once_more_with_twice_the_tokens(
-    fault: str, met: dict[str, Met]
+    fault: str, met: Callable[[str], Met]
 ) -> None:
-    first, second = (request.body["max_tokens"] for request in met[fault].requests)
+    first, second = (request.body["max_tokens"] for request in met(fault).requests)
     assert second == 2 * first
 
 
-def test_redirects_are_not_followed(met: dict[str, Met]) -> None:
-    assert all(each.followed == 0 for each in met.values())
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name.startswith("redirect")])
+def test_redirects_are_not_followed(fault: str, met: Callable[[str], Met]) -> None:
+    assert met(fault).followed == 0
 
 
-@pytest.mark.parametrize(
-    "fault", ["slow_drip", "slow_drip_chunked", "slow_head", "hang", "endless_body", "gzip_bomb"]
-)
-def test_what_never_ends_is_ended(fault: str, met: dict[str, Met]) -> None:
-    assert all(request.ended for request in met[fault].requests)
-    for request in met[fault].requests:
-        assert request.ended is not None
-        assert request.ended - request.started < 120  # not for ever, on any machine
+@pytest.mark.parametrize("fault", [*ENDLESS, "endless_body", "gzip_bomb"])
+def test_what_never_ends_is_ended(fault: str, met: Callable[[str], Met]) -> None:
+    """Each request is given up, not only its row."""
+    assert all(request.ended is not None for request in met(fault).requests)
 
 
 BOMB = """
 import resource, sys
 from PIL import Image
 from hf_regioncap import add_region_captions
-rows = {{"image": Image.new("RGB", (64, 48)), "bbox": [[2, 2, 20, 20]]}}
-options = dict(base_url={url!r}, answer_store=None, timeout=20)
+rows = {"image": Image.new("RGB", (64, 48)), "bbox": [[2, 2, 20, 20]]}
 add_region_captions(rows, base_url="offline", answer_store=None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(add_region_captions(rows, **options)["answer_status"])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+for url in sys.argv[1:]:
+    print(add_region_captions(rows, base_url=url, answer_store=None)["answer_status"])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("fault", ["gzip_bomb", "endless_body"])
-def test_a_bomb_takes_little_memory(fault: str) -> None:
-    with Endpoint(fault) as endpoint:
-        done = subprocess.run(
-            [sys.executable, "-c", BOMB.format(url=endpoint.base_url)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-    status, grown = done.stdout.split()
-    assert status == "api_bad_answer"
-    assert int(grown) < 150  # MB; unpacked it is 300, without a bound 1,024
-
-
-def test_a_wait_that_is_too_long_is_not_waited_for(met: dict[str, Met]) -> None:
-    assert met["http_429_retry_after_absurd"].seconds < 60
+def test_bombs_take_little_memory() -> None:
+    with Endpoint("gzip_bomb") as gzip, Endpoint("endless_body") as endless:
+        command = [sys.executable, "-c", BOMB, gzip.base_url, endless.base_url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    bad, after_gzip, also_bad, after_both = done.stdout.split()
+    assert bad == also_bad == "api_bad_answer"
+    # MB; unpacked it is 300, without a bound 1,024
+    assert int(after_gzip) < 150
+    assert int(after_both) < 150
 
 
 # What stops a run
@@ -367,10 +373,10 @@ def test_a_parser_of_the_users_own(make_dataset: Any, endpoint: Endpoint) -> Non
         captioned = caption_dataset(dataset, parse=parse, **options)
         assert captioned["answer_status"] == [status] * 3
         assert captioned["answer_error"] == [words] * 3
-    assert endpoint.count == 3 + 3 + 9  # read from the store, asked in vain once, then thrice
+    assert endpoint.count == 3 + 0 + 3  # from the store; then in vain
     shouted = caption_dataset(dataset, parse=shouting, **options)
     assert shouted[0]["region_captions"][0].startswith("CAPTION FOR REGION 1")
-    assert endpoint.count == 15  # what was paid for is read again by another parser
+    assert endpoint.count == 6  # what was paid for is read again by another parser
 
 
 # Regions that are forgotten, repeated, swapped, invented
@@ -437,6 +443,7 @@ def test_reask_says_how_often_missing_regions_are_asked_for(reask: int, make_dat
 # The ladder
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("concurrency", [1, 32])
 @pytest.mark.parametrize("whole", [True, False], ids=["caption_dataset", "map"])
 def test_each_rung_is_rejected_once_for_the_whole_run(
@@ -455,15 +462,15 @@ def test_each_rung_is_rejected_once_for_the_whole_run(
                 return caption_dataset(dataset, **options)
             return dataset.map(add_region_captions, batched=True, fn_kwargs=options)
 
-        captioned = ask(make_dataset(80))
+        captioned = ask(make_dataset(40))
         assert_own(captioned)
         assert endpoint.outcomes["rejects_every_rung"] == len(rungs)
-        assert endpoint.count == 80 + len(rungs)
+        assert endpoint.count == 40 + len(rungs)
         body = endpoint.requests[-1].body
         assert not {"response_format", "max_tokens", "temperature"} & set(body)
         assert body["max_completion_tokens"]
-        ask(make_dataset(20, start=200))  # remembered
-        assert endpoint.count == 100 + len(rungs)
+        ask(make_dataset(10, start=200))  # remembered
+        assert endpoint.count == 50 + len(rungs)
 
 
 def test_what_the_user_has_decided_is_not_learned_away(make_dataset: Any) -> None:
@@ -510,10 +517,10 @@ TURNS = {
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_tries_of_each_kind_are_counted_in_all(turn: str, met: dict[str, Met]) -> None:
+def test_tries_of_each_kind_are_counted_in_all(turn: str, met: Callable[[str], Met]) -> None:
     _, status, count = TURNS[turn]
-    assert met[turn].row["answer_status"] == status
-    assert len(met[turn].requests) == count
+    assert met(turn).row["answer_status"] == status
+    assert len(met(turn).requests) == count
 
 
 # All at once
@@ -532,40 +539,24 @@ MANY = [
 RARE = {"hang": 0.0005, "slow_drip": 0.0005, "endless_body": 0.0005, "megabyte": 0.001}
 
 
-@pytest.fixture(scope="module")
-def many(make_dataset: Any) -> Iterator[Future[tuple[Any, dict[str, Any]]]]:
-    """2,000 rows through all of it, and the endpoint's figures; begun while others wait."""
-
-    def run() -> tuple[Any, dict[str, Any]]:
-        dataset, many = make_dataset(2000), dict.fromkeys(MANY, 0.3 / len(MANY))
-        flags = ("--faults", json.dumps({**many, **RARE}), "--seed", "1", "--latency", "0.005")
-        with EndpointProcess(*flags) as endpoint:
-            captioned = caption_dataset(
-                dataset,
-                base_url=endpoint.base_url,
-                answer_store=None,
-                timeout=2,
-                concurrency=64,
-            )
-            return captioned, endpoint.stats()
-
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(run)
-
-
-@pytest.mark.timeout(240)
-def test_2000_rows_with_thirty_percent_of_requests_failing(
-    many: Future[Any], assert_own: Callable[..., None]
+def test_600_rows_with_thirty_percent_of_requests_failing(
+    make_dataset: Any, assert_own: Callable[..., None]
 ) -> None:
-    captioned, figures = many.result()
+    rows = 600
+    flags = ("--faults", json.dumps(dict.fromkeys(MANY, 0.3 / len(MANY)) | RARE), "--seed", "1")
+    with EndpointProcess(*flags, "--latency", "0.005") as endpoint:
+        captioned = caption_dataset(
+            make_dataset(rows), base_url=endpoint.base_url, answer_store=None, timeout=15
+        )
+        figures = endpoint.stats()
     outcomes = Counter(figures["outcomes"])
     failed = figures["count"] - outcomes["ok"] - outcomes["gone"]
     assert 0.25 < failed / figures["count"] < 0.35
     assert len(outcomes) > 20
-    assert captioned["number"] == list(range(2000))
+    assert captioned["number"] == list(range(rows))
     statuses = Counter(captioned["answer_status"])
     assert set(statuses) <= {"ok", *FAILED}
-    assert statuses["ok"] > 1700
+    assert statuses["ok"] > 0.85 * rows
     assert_own(captioned, whole=False)
     for row in captioned.select_columns(["answer_status", "answer_error", "region_captions"]):
         said = [text is not None for text in row["region_captions"]]
@@ -574,15 +565,18 @@ def test_2000_rows_with_thirty_percent_of_requests_failing(
 
 
 @pytest.mark.parametrize("view", ["crop", "both"])
-def test_one_request_for_each_region_with_hundreds_in_flight(
+def test_one_request_for_each_region_with_many_in_flight(
     view: str, make_dataset: Any, tmp_path: Path
 ) -> None:
-    dataset = make_dataset(50, regions=6)
-    with Endpoint(latency=lambda number: 0.05 + 0.01 * (number * 37 % 20)) as endpoint:
+    dataset = make_dataset(30, regions=5)
+    with Endpoint(latency=math.inf) as endpoint, ThreadPoolExecutor(1) as pool:
         options: dict[str, Any] = {"base_url": endpoint.base_url, "view": view}
-        captioned = caption_dataset(dataset, concurrency=200, **options)
-        assert endpoint.count == 300
-        assert 40 < endpoint.max_in_flight <= 200
+        asked = pool.submit(caption_dataset, dataset, concurrency=120, timeout=280, **options)
+        endpoint.wait_for(lambda one: one.in_flight == 120)
+        endpoint.release()
+        captioned = asked.result()
+        assert endpoint.count == 150
+        assert endpoint.max_in_flight == 120
     read = read_options(options)
     plan = plan_rows(first_rows(dataset, read.image_column), read)
     questions = [
@@ -593,7 +587,7 @@ def test_one_request_for_each_region_with_hundreds_in_flight(
     for row, asked in zip(stored(captioned), questions, strict=True):
         right = [expected_caption(question.images[-1], k) for k, question in enumerate(asked, 1)]
         assert row["region_captions"] == right
-        assert list(json.loads(row["answer"])) == ["1", "2", "3", "4", "5", "6"]
+        assert list(json.loads(row["answer"])) == ["1", "2", "3", "4", "5"]
 
 
 def test_a_row_of_which_some_regions_fail_keeps_the_others(make_dataset: Any) -> None:

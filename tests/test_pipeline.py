@@ -565,6 +565,7 @@ def test_a_budget_counts_what_is_not_told_at_its_worst(make_dataset: Any) -> Non
         assert captioned["usage"][0] == {"prompt_tokens": None, "completion_tokens": None}
 
 
+@pytest.mark.usefixtures("patient")
 def test_rejected_requests_count_too(make_dataset: Any) -> None:
     with Endpoint("rejects_every_rung") as endpoint:
         captioned = caption_dataset(
