@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_regioncap.card import named_splits
+from hf_regioncap.card import data_folder, named_splits, recipe_file
 from hf_regioncap.columns import ALL_COLUMNS, column_features
 from hf_regioncap.errors import OptionError
 from hf_regioncap.options import OptionKwargs, Options
@@ -33,11 +34,8 @@ def earlier_splits(folder: Path) -> dict[str, EarlierSplit]:
     import pyarrow.parquet as pq
     from datasets import Features
 
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("data/*-?????-of-?????*.parquet")):
-        found.setdefault(file.name.rsplit("-of-", 1)[0][:-6], []).append(file)
     splits = {}
-    for name, files in found.items():
+    for name, files in _files(folder / "data").items():
         opened = [pq.ParquetFile(file) for file in files]
         filled = [file for file in opened if file.metadata.num_rows]
         if filled:
@@ -51,6 +49,14 @@ def earlier_splits(folder: Path) -> dict[str, EarlierSplit]:
         for file in opened:
             file.close()
     return splits
+
+
+def _files(data: Path) -> dict[str, list[Path]]:
+    """The shards of each split in a folder, in order."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(data.glob("*-?????-of-?????*.parquet")):
+        found.setdefault(file.name.rsplit("-of-", 1)[0][:-6], []).append(file)
+    return found
 
 
 def check_replaced(dataset: Any, folder: Path, options: Options) -> None:
@@ -139,3 +145,45 @@ def retried_recipe(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     options = [name for name in OptionKwargs.__annotations__ if name in recipe]
     other = {name: recipe[name] for name in options if own.get(name) != recipe[name]}
     return {**own, "retried_with": {**own.get("retried_with", {}), **other}} if other else own
+
+
+def continued_recipe(
+    there: Path, written: Path, config_name: str = "default", prefix: str = ""
+) -> dict[str, Any] | None:
+    """The recipe of a folder, where what was written to take its place are the same answers.
+
+    So it is after a retry: the rows that were `ok` there have the answers that they had.
+    """
+    file, folder = there / recipe_file(config_name), data_folder(config_name)
+    if not file.is_file() or not _same_answers(there / folder, written / folder, prefix):
+        return None
+    recipe = json.loads(file.read_text(encoding="utf-8"))
+    return recipe if isinstance(recipe, dict) else None
+
+
+def _same_answers(there: Path, written: Path, prefix: str) -> bool:
+    """Whether a row of each split is `ok` in the folder there, and all that are have it again."""
+    old, new = _files(there), _files(written)
+    return bool(new) and all(
+        split in old and _continues(old[split], new[split], prefix) for split in new
+    )
+
+
+def _continues(old: list[Path], new: list[Path], prefix: str) -> bool:
+    names = [prefix + name for name in ("answer_status", "answer", "region_captions")]
+    pairs = itertools.zip_longest(_rows(old, names), _rows(new, names))
+    kept = [
+        before == after for before, after in pairs if before is None or before[names[0]] == "ok"
+    ]
+    return bool(kept) and all(kept)
+
+
+def _rows(files: list[Path], names: list[str]) -> Iterator[dict[str, Any]]:
+    """These columns of each row, a few rows in memory at a time; none where they are not there."""
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            if {*names} <= {*opened.schema_arrow.names}:
+                for batch in opened.iter_batches(batch_size=1000, columns=names):
+                    yield from batch.to_pylist()

@@ -28,6 +28,7 @@ from hf_regioncap.cleaning import Cleaner
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg, open_picture, peek_picture, read_image_bytes
 from hf_regioncap.metadata import image_format, without_metadata
+from hf_regioncap.output import continued_recipe
 from hf_regioncap.paths import safe_name, without_paths
 from hf_regioncap.recipe import published_recipe
 from hf_regioncap.review import caption_column_of
@@ -362,8 +363,9 @@ def write_dataset(
     not one of them may be read, an OptionError says so, and what is there stays as it is. What
     stands in `image_column` is written as an Image, whatever its type. Pictures in other columns
     (as bytes or base64) lose their metadata, too, and local paths become the bare names of their
-    files; a warning and the card say in which columns. Returns the summary that the card shows, see
-    `card.summarize`.
+    files; a warning and the card say in which columns. Without a `recipe` the card keeps to the one
+    that is there where the same answers take their place, as after `retry_failed`. Returns the
+    summary that the card shows, see `card.summarize`.
 
     >>> from datasets import Dataset
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -390,7 +392,8 @@ def write_dataset(
             sample=sample,
             shard_bytes=_size_in_bytes(max_shard_size),
         )
-        told: dict[str, Any] = {"recipe": recipe, "source": source, "license": license}
+        made = recipe or continued_recipe(target, scratch, config_name, column_prefix)
+        told: dict[str, Any] = {"recipe": made, "source": source, "license": license}
         text = _card_text(result, existing, known, **told, keep_metadata=keep_metadata)
         _put_in_place(result, target, text)
     return result.summary

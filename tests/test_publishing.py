@@ -40,7 +40,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image as Pictures
 from skimage import data as photos
 
-from hf_regioncap import add_region_captions
+from hf_regioncap import add_region_captions, caption_dataset, make_recipe, retry_failed
 from hf_regioncap.columns import column_features
 from hf_regioncap.errors import OptionError, PublishError
 from hf_regioncap.images import encode_jpeg
@@ -1072,3 +1072,23 @@ def test_no_network_is_an_error_in_words(elsewhere: Callable[..., Any]) -> None:
     with pytest.raises(PublishError, match="did not confirm the token") as told:
         elsewhere(push, [row()], "ada/unreachable", endpoint="http://127.0.0.1:9")
     assert "hf_write" not in str(told.value)
+
+
+def test_a_card_keeps_to_the_recipe_of_the_answers_that_are_written_again(
+    tmp_path: Path, make_dataset: Any
+) -> None:
+    options: dict[str, Any] = {"base_url": "offline", "answer_store": None}
+    first = caption_dataset(make_dataset(3), max_requests=2, **options)
+    recipe = make_recipe(base_url="offline", language="German")
+    write_dataset(first, tmp_path, recipe=recipe)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    retried = retry_failed(first, **options)
+    assert set(retried["answer_status"]) == {"ok"}
+    write_dataset(retried, tmp_path)
+    again = (tmp_path / "README.md").read_text("utf-8")
+    line = "| language | `German` |"
+    assert line in card
+    assert line in again
+    others = caption_dataset(make_dataset(3, start=7), **options)
+    write_dataset(others, tmp_path)
+    assert line not in (tmp_path / "README.md").read_text("utf-8")
