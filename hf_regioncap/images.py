@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -45,6 +45,8 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_TIFF_TILE = (322, 323)  # the tags TileWidth and TileLength
 
 #: The chunks of a PNG that may tell its size or orientation, and how long one is looked at.
 _PNG_TOLD = (b"IHDR", b"eXIf", b"iTXt", b"tEXt", b"zTXt")
@@ -397,7 +399,17 @@ def _check_size(source: Image.Image, max_pixels: int) -> tuple[int, int]:
         )
     if not width or not height:
         raise _Refused("image_corrupt", "the image has no pixels")
+    if tile_pixels(source) > max_pixels:
+        words = f"its tiles are of more than max_pixels={max_pixels}"
+        raise _Refused("image_too_large", words)
     return width, height
+
+
+def tile_pixels(source: Image.Image) -> int:
+    """How many pixels a tile of a TIFF has: decoded as a whole, however little the image shows."""
+    tags = source.tag_v2 if source.format == "TIFF" else {}  # type: ignore[attr-defined]
+    sides = [tags.get(tag, 0) for tag in _TIFF_TILE]
+    return sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
 
 
 def _orientation(source: Image.Image) -> int:
@@ -416,38 +428,85 @@ def _orientation(source: Image.Image) -> int:
 def _to_rgb(source: Image.Image) -> Image.Image:
     """Decode and convert; every mode that Pillow reads ends as 8-bit RGB, scaled, on white."""
     source.load()
-    if source.mode == "RGB" and "transparency" not in source.info:
+    transparent = "transparency" in source.info
+    if source.mode == "RGB" and not transparent:
         return source
     if source.mode in ("I", "F") or source.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(source))).convert("RGB")
-    if source.mode == "La":
-        source = source.convert("LA")
-    if source.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in source.info:
-        rgba = source.convert("RGBA")
-        white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
-    return source.convert("RGB")
+        scale = _scale_to_8_bits(np.asarray(band) for _, band in _bands(source))
+        return _by_bands(source, lambda band: Image.fromarray(scale(np.asarray(band))))
+    if source.mode in ("RGBA", "LA", "La", "PA", "RGBa") or transparent:
+        return _by_bands(source, _with_alpha)
+    return _by_bands(source, lambda band: band)
+
+
+def _with_alpha(band: Image.Image) -> Image.Image:
+    if band.mode == "La":
+        band = band.convert("LA")
+    return band if band.mode == "RGBA" else band.convert("RGBA")
+
+
+#: So many pixels are converted at once: what conversions need beside source and result is bounded.
+_BAND = 2**20
+
+_Box = tuple[int, int, int, int]
+
+
+def _bands(source: Image.Image) -> Iterator[tuple[_Box, Image.Image]]:
+    """Cut an image into bands of rows, each with its place; a small one is its own only band."""
+    width, height = source.size
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(height, top + rows))
+        yield box, source if rows >= height else source.crop(box)
+
+
+def _by_bands(source: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image to RGB band by band, on white where the converted band has an alpha."""
+    rgb = Image.new("RGB", source.size, "white")
+    for box, band in _bands(source):
+        converted = convert(band)
+        if converted.mode == "RGBA":
+            rgb.paste(converted, box, converted)
+        else:
+            rgb.paste(converted.convert("RGB"), box)
+    return rgb
 
 
 def _to_8_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Scale numbers of any type to 0 to 255 instead of clipping them; NaN is black."""
-    floating = values.dtype.kind == "f"
-    finite = values[np.isfinite(values)] if floating else values
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    low = min(low, 0.0)
-    if values.dtype == bool or (floating and low == 0 and high <= 1):
+    """Scale an array's numbers of any type to 0 to 255 instead of clipping them."""
+    rows = max(1, _BAND // max(1, values[0].size))
+    bands = [values[top : top + rows] for top in range(0, len(values), rows)]
+    scale = _scale_to_8_bits(bands)
+    return np.concatenate([scale(band) for band in bands])
+
+
+def _scale_to_8_bits(
+    bands: Iterable[np.ndarray[Any, Any]],
+) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """What scales numbers of an image that consists of these bands to 0 to 255; NaN is black."""
+    low, high, kind = 0.0, -np.inf, np.dtype(np.uint8)
+    for band in bands:
+        kind = band.dtype
+        finite = band[np.isfinite(band)] if kind.kind == "f" else band
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    high = high if high > -np.inf else 0.0
+    if kind.kind == "b" or (kind.kind == "f" and low == 0 and high <= 1):
         top = 1.0
-    elif floating:
+    elif kind.kind == "f":
         top = max(high, 255.0) if low == 0 else high - low
     else:
         # 10, 12 and 14 bits are often stored in 16: the smallest depth that holds the brightest.
         span = high - low
         top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if span < 2**bits), span)
-    scale = 255 / (top or 1.0)
-    wide = values.astype(np.result_type(values.dtype, np.float32))
-    scaled = np.nan_to_num(wide, nan=low, posinf=high, neginf=low) * scale
-    return np.asarray(np.rint(scaled - low * scale).clip(0, 255), dtype=np.uint8)
+    factor = 255 / (top or 1.0)
+
+    def scale(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        wide = values.astype(np.result_type(values.dtype, np.float32))
+        scaled = np.nan_to_num(wide, nan=low, posinf=high, neginf=low) * factor
+        return np.asarray(np.rint(scaled - low * factor).clip(0, 255), dtype=np.uint8)
+
+    return scale
 
 
 def _words(error: BaseException) -> str:

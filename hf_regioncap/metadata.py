@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import ExifTags, Image, ImageOps
 
-from hf_regioncap.images import FORMATS
+from hf_regioncap.images import FORMATS, tile_pixels
 
 #: JPEG segments that the decoder needs: frames (SOF, C0 to CF), tables, scans, DNL, DRI, DHP, EXP.
 _JPEG_PICTURE = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)}
@@ -270,7 +270,7 @@ _COPIES: dict[str, Callable[[bytes, Callable[[], int]], bytes]] = {
 
 
 def _encoded_again(source: Image.Image) -> bytes | None:
-    if source.width * source.height > _MAX_PIXELS:
+    if max(source.width * source.height, tile_pixels(source)) > _MAX_PIXELS:
         return None
     buffer = io.BytesIO()
     try:

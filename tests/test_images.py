@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageDraw, ImageOps
 
-from hf_regioncap import archives
+from hf_regioncap import archives, images
 from hf_regioncap.images import (
     encode_jpeg,
     hugging_face_caches,
@@ -29,6 +29,7 @@ from hf_regioncap.images import (
     peek_picture,
     read_image_bytes,
 )
+from hf_regioncap.metadata import without_metadata
 
 STATUSES = {
     "ok",
@@ -113,9 +114,32 @@ BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
         ("F", 200.0, (200, 200, 200)),
     ],
 )
-def test_every_mode_ends_as_rgb(mode: str, colour: Any, expected: tuple[int, ...]) -> None:
+def test_every_mode_ends_as_rgb(
+    mode: str, colour: Any, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = pixels(Image.new(mode, (3, 2), colour))
     assert np.abs(np.subtract(found, expected)).max() <= 1
+    monkeypatch.setattr(images, "_BAND", 3)  # large ones are converted band by band
+    assert pixels(Image.new(mode, (3, 2), colour)) == found
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32", "LA", "P"])
+@pytest.mark.parametrize("band", [1, 100, 64 * 5])
+def test_bands_have_no_seams(kind: str, band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(5).integers(-900, 3000, (48, 64))
+    if kind in ("LA", "P"):
+        alpha = Image.fromarray((numbers % 256).astype(np.uint8))
+        image = quarters().convert(kind)
+        whole: Any = Image.merge("LA", [image.getchannel(0), alpha]) if kind == "LA" else image
+        stored = encoded(whole, "PNG", **({"transparency": bytes(range(9))} if kind == "P" else {}))
+    else:
+        values = numbers.clip(0 if kind == "uint16" else None).astype(kind)
+        if kind == "float32":
+            values[3, :5] = [np.nan, np.inf, -np.inf, 0.5, 4000]
+        stored, whole = encoded(Image.fromarray(values), "TIFF"), values
+    before = [pixels(stored), pixels(whole)]
+    monkeypatch.setattr(images, "_BAND", band)
+    assert [pixels(stored), pixels(whole)] == before
 
 
 def test_palettes_with_transparency() -> None:
@@ -483,6 +507,53 @@ def test_max_pixels(size_wh: tuple[int, int], limit: int, status: str) -> None:
 @pytest.mark.parametrize("size_wh", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_bombs_are_refused_before_they_are_decoded(size_wh: tuple[int, int]) -> None:
     assert open_picture(png_of_size(*size_wh)).status == "image_too_large"
+
+
+def tiff_of_tiles(size_wh: tuple[int, int], tile_wh: tuple[int, int]) -> bytes:
+    """A grey TIFF of one deflated tile, most of which may lie outside of the image."""
+    tile = zlib.compress(bytes(min(tile_wh[0] * tile_wh[1], 2**16)))
+    width_height = zip((256, 257, 322, 323), (*size_wh, *tile_wh), strict=True)
+    tags = dict(width_height) | {258: 8, 259: 8, 262: 1, 277: 1, 324: 142, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+    return head.ljust(142, b"\0") + tile
+
+
+def test_a_tile_far_larger_than_its_image_is_refused() -> None:
+    assert open_picture(tiff_of_tiles((8, 8), (64, 64))).size_wh == (8, 8)
+    picture = open_picture(tiff_of_tiles((8, 8), (40_000, 40_000)))
+    assert picture.status == "image_too_large"
+    assert picture.reason == "its tiles are of more than max_pixels=64000000"
+    assert without_metadata(tiff_of_tiles((8, 8), (64, 64))) is not None
+    assert without_metadata(tiff_of_tiles((8, 8), (40_000, 40_000))) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak")
+def test_what_a_large_picture_takes_beside_itself_is_bounded(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from hf_regioncap.images import open_picture
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+value, small = [Path(name).read_bytes() for name in sys.argv[1:]]
+assert open_picture(small).status == "ok"
+before = peak()
+assert open_picture(value).status == "ok"
+print(peak() - before)
+"""
+    paths = []
+    for side in (4000, 40):
+        numbers = Image.fromarray(np.zeros((side, side), np.int32))
+        paths.append(tmp_path / str(side))
+        paths[-1].write_bytes(encoded(numbers, "TIFF", compression="packbits"))
+    run = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    # Source and result are 4 bytes a pixel; the rest is what a band needs, whatever the size.
+    assert int(run.stdout) * 1024 < 2 * 4 * 4000 * 4000 + 180e6
 
 
 def test_a_bomb_that_pillow_does_not_open_is_told_in_our_words() -> None:
