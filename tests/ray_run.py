@@ -1,7 +1,8 @@
 """A child program of test_ray.py: a Ray cluster with two workers, and what is to run on it.
 
 Ray stays out of the process of the tests, which others of them fork. Prints the cluster's address,
-then does each job on stdin and prints what came of it, as lines of JSON:
+then does each job on stdin and prints its number and what came of it, as lines of JSON. Beside its
+number a job has:
 
     {"main": ["photos", "captions", ...]}              the script, called with these arguments
     {"files": [[SOURCE, TARGET], ...], "options": {}}  caption_files
@@ -80,7 +81,8 @@ def main() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     print(ray.get_runtime_context().gcs_address, file=answers)
     for line in iter(sys.stdin.readline, ""):
-        print(json.dumps(run(json.loads(line))), file=answers)
+        job = json.loads(line)
+        print(json.dumps([job["number"], run(job)]), file=answers)
     ray.shutdown()
 
 
