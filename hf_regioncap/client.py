@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 from hf_regioncap import rejections, verdict, wire
 from hf_regioncap.attempts import Attempts
-from hf_regioncap.dialogue import Ask, Heard, Outcome, Reading, Tokens, read_answer
+from hf_regioncap.dialogue import FAR_MORE, Ask, Heard, Outcome, Reading, Tokens, read_answer
 from hf_regioncap.endpoint import Endpoint, is_loopback
 from hf_regioncap.errors import EndpointError, RegionCaptionError, StoreError
 from hf_regioncap.gate import Gate
 from hf_regioncap.options import Parse
-from hf_regioncap.response import Completion, read_completion
+from hf_regioncap.response import Completion, ending, read_completion
 from hf_regioncap.room import Room
 from hf_regioncap.slots import Slots
 from hf_regioncap.store import AnswerStore, StoredAnswer
@@ -90,6 +90,7 @@ class Line:
         self._probes: dict[str, asyncio.Event] = {}
         self._patience: asyncio.Task[None] | None = None  # the loop itself keeps no task alive
         self._proven: set[str] = set()
+        self._thinkers: set[str] = set()
 
     # What the endpoint takes
 
@@ -103,6 +104,18 @@ class Line:
         """Remember a better way, unless another request has learned since."""
         if self.dialect(model, first) == used:
             self._dialects[model, first] = better
+
+    def with_room(self, ask: Ask) -> Ask:
+        """The question with room for the thoughts that this model has needed room for."""
+        question = ask.question
+        if question.model not in self._thinkers or question.max_tokens is not None:
+            return ask
+        return replace(ask, token_limit=max(ask.token_limit, FAR_MORE * question.token_limit))
+
+    def learn_room(self, ask: Ask, reading: Reading) -> None:
+        """Remember a model that answers only where there is far more room than for the answer."""
+        if reading.captions and ask.token_limit >= FAR_MORE * ask.question.token_limit:
+            self._thinkers.add(ask.question.model)
 
     def has_answered(self, model: str, dialect: wire.Dialect) -> bool:
         """Whether the model has answered a request in this dialect."""
@@ -350,7 +363,8 @@ class Run:
 
     async def _hear(self, line: Line, ask: Ask, key: str) -> Heard:
         """The stored answer if it serves, else the endpoint's."""
-        stored, paid = await self._aside(hear_from_store, self._store, ask, key, self._parse)
+        past = await self._aside(hear_from_store, self._store, ask, key, self._parse)
+        stored, paid, ask = past
         if stored is not None:
             self.tally.from_store += 1
             return stored
@@ -391,6 +405,7 @@ class Run:
         async with line.slots.one_of(self._endpoint.concurrency):
             if trial is None and line.guess(ask.question.model, self._first):
                 return None  # it has begun while this question waited for its turn
+            ask = line.with_room(ask)
             sent = await self._send(line, ask, trial)
             if sent is None:
                 return Heard(status="skipped_budget", reason=self._budget_words())
@@ -609,6 +624,7 @@ class Run:
         parse = _taken_whole if self._parse else None
         reading = read_answer(completion, regions, parse, ask.question.texts)
         self._look_for_use(completion, reading)
+        line.learn_room(ask, reading)
         if self._store is not None:
             answer = StoredAnswer(
                 status=reading.status,
@@ -620,11 +636,14 @@ class Run:
                 created=time.time(),
             )
             await self._save(key, answer)
-        return Heard(completion, (tokens,), reading=None if self._parse else reading)
+        read = None if self._parse else reading
+        return Heard(completion, (tokens,), reading=read, token_limit=ask.token_limit)
 
     def _look_for_use(self, completion: Completion, reading: Reading) -> None:
         """Stop a run that gets the same error in place of every answer: each may be paid."""
-        is_text = completion.problem is None and bool(completion.text or completion.refusal)
+        is_text = completion.problem is None and bool(
+            completion.text or completion.refusal or reading.captions
+        )
         if is_text or reading.status != "api_bad_answer":
             self.tally.succeeded += is_text
             return
@@ -700,14 +719,16 @@ def list_models(endpoint: Endpoint) -> Reply:
 
 def hear_from_store(
     store: AnswerStore | None, ask: Ask, key: str, parse: Parse | None
-) -> tuple[Heard | None, tuple[Tokens, ...]]:
-    """The stored answer that serves, if there is one, and the tokens of all that are stored.
+) -> tuple[Heard | None, tuple[Tokens, ...], Ask]:
+    """The stored answer that serves, if there is one, the tokens of all, and what to ask else.
 
     Whether an answer serves is judged anew: the parser may have learned since, and refused, cut
     or unreadable ones are kept only as evidence; but the whole captions of a cut one, which were
     paid for, are added to the answer that serves. One at which the user's parser fails is kept for
-    a mended parser: asking again would be paid, and fail again.
+    a mended parser: asking again would be paid, and fail again. A limit at which an answer was cut
+    is not tried again, unless it is the user's.
     """
+    question = ask.question
     past = store.get(key) if store is not None else []
     paid = tuple((answer.prompt_tokens, answer.completion_tokens) for answer in past) or ask.paid
     serves: Heard | None = None
@@ -715,7 +736,7 @@ def hear_from_store(
     captions: dict[int, str] = {}
     for answer in [] if ask.fresh else past:
         completion = read_completion(answer.raw)
-        reading = read_answer(completion, ask.question.regions, parse, ask.question.texts)
+        reading = read_answer(completion, question.regions, parse, question.texts)
         if reading.status == "ok":
             whole = replace(reading, captions=captions | reading.captions)
             serves = Heard(completion, paid, reading=whole)
@@ -723,7 +744,15 @@ def hear_from_store(
             captions |= reading.captions
         elif reading.raised:
             unread = Heard(completion, paid, reading=reading)
-    return serves or unread, paid
+    if question.max_tokens is None and not ask.fresh:
+        cut_at = [n for n in map(_cut_at, past) if n is not None]
+        ask = replace(ask, token_limit=max([ask.token_limit, *(2 * n for n in cut_at)]))
+    return serves or unread, paid, ask
+
+
+def _cut_at(answer: StoredAnswer) -> int | None:
+    """The tokens after which an answer was cut."""
+    return answer.completion_tokens if ending(answer.finish_reason) == "cut" else None
 
 
 def _taken_whole(text: str, regions: Sequence[int]) -> dict[int, str]:

@@ -20,8 +20,10 @@ from hf_regioncap.wire import redact, writable
 
 #: Tries in all where the answer is no use: not a completion, null, empty, nothing readable.
 BAD_ANSWER_TRIES = 3
-#: Tries in all where the answer is cut at length: the second with twice the tokens.
+#: Tries in all where the answer is cut at length: the second with twice the tokens, or with
+#: `FAR_MORE` times as many as are asked for at first where thoughts have used up all of them.
 TRUNCATED_TRIES = 2
+FAR_MORE = 8
 
 #: Characters; a model that has run away from its length limit says no caption.
 LONGEST_CAPTION = 50_000
@@ -42,6 +44,7 @@ class Reading:
     captions: dict[int, str] = field(default_factory=dict)
     reason: str | None = None
     final: bool = False  # asking again at once could not help
+    thought: bool = False  # the length limit was reached before any text
     raised: bool = False  # the user's parser failed: what the text is worth is not known yet
 
 
@@ -60,6 +63,7 @@ def read_answer(
     >>> read_answer(Completion(text="I'm sorry, but I can't help with that."), [1]).status
     'api_refused'
     """
+    from hf_regioncap.answer_text import clean
     from hf_regioncap.refusals import is_refusal  # its patterns compile while answers are awaited
 
     end, text = ending(completion.finish_reason), answer_text(completion, regions)
@@ -74,6 +78,8 @@ def read_answer(
     own = after_prompt(text, prompt)
     if not own.strip():
         return Reading("api_bad_answer", reason="nothing but the prompt came back")
+    if end == "cut" and not clean(own):
+        return _without_text(completion, end)
     if is_refusal(own):
         return Reading("api_refused", reason=f"refused: {redact(own)}")
     try:
@@ -121,7 +127,8 @@ _THINKING_OFF = (
 def _without_text(completion: Completion, end: str) -> Reading:
     """What an answer comes to that has no text, or none but thoughts."""
     if end == "cut":
-        return Reading("api_truncated", reason="the length limit was reached before any text")
+        words = "the length limit was reached before any text"
+        return Reading("api_truncated", reason=words, thought=True)
     words = completion.problem or "an empty answer"
     if completion.thoughts is not None:
         words = f"{words}, but the endpoint gave text as {completion.thoughts[0]}: {_THINKING_OFF}"
@@ -170,6 +177,7 @@ class Heard:
     reason: str | None = None
     failures: int = 0
     reading: Reading | None = None
+    token_limit: int | None = None  # with which it was asked
 
 
 @dataclass
@@ -241,10 +249,21 @@ def _read_until_usable(
         captions |= reading.captions
         said += [(text, reading)] if text else []
         tries[reading.status] = tries.get(reading.status, 1) - 1
+        limit = heard.token_limit or ask.token_limit
+        is_cut = reading.status == "api_truncated"
         if reading.status == "ok" or reading.final or tries[reading.status] <= 0:
-            return Reading(reading.status, captions, reading.reason), _texts(said)
-        limit = ask.token_limit * (2 if reading.status == "api_truncated" else 1)
+            reason = _with_limit(reading, limit) if is_cut else reading.reason
+            return Reading(reading.status, captions, reason), _texts(said)
+        if is_cut:
+            far = FAR_MORE * question.token_limit if reading.thought else 0
+            limit = far if far > limit else 2 * limit
         ask = Ask(question, limit, True, heard.paid, heard.failures)
+
+
+def _with_limit(reading: Reading, limit: int) -> str:
+    """Why an answer is cut, the limit that it was cut at, and the way out."""
+    way = f", or {_THINKING_OFF}" if reading.thought else ""
+    return f"{reading.reason}, {limit} tokens: pass a larger max_tokens={way}"
 
 
 def _texts(said: Sequence[tuple[str, Reading]]) -> list[str]:

@@ -133,7 +133,7 @@ def _first_unanswered(
     ask, stored = next(dialogue), set[str]()
     while True:
         key = ask.question.key
-        heard, _ = hear_from_store(store, ask, key, options.parse)
+        heard, _, ask = hear_from_store(store, ask, key, options.parse)
         if heard is None:
             return ask, stored
         stored.add(key)

@@ -92,6 +92,7 @@ def _with_text(known: Completion, message: Mapping[str, Any]) -> Completion:
         text = _parsed_text(message) or text
     if text is None or not text.strip():
         known = replace(known, thoughts=_thoughts(message))
+        text = "" if text is None and known.thoughts else text
     if text is None and known.refusal is None:
         kind = type(content).__name__
         problem = "no text in the answer" if kind == "NoneType" else f"a {kind} in place of text"

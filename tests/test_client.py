@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import Endpoint, Fault, Request, error_reply
+from endpoint import Endpoint, Fault, Request, completion, completion_reply, error_reply
 from endpoint import Reply as Said
 
 from hf_regioncap import attempts, gate, transport, verdict
@@ -584,3 +585,55 @@ def test_an_outage_that_lasts_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> 
         stopped = [str(each.exception()) for each in asked if each.exception()]
         assert len(stopped) >= 9
         assert all("nothing got through" in each for each in stopped)
+
+
+# --- a model that thinks ------------------------------------------------------------------------
+
+
+def thinks(tokens: int) -> Fault:
+    """A model whose thoughts count within the limit: without room for them there is no answer."""
+
+    def reply(request: Request) -> Any:
+        limit = request.body["max_tokens"]
+        if limit >= tokens:
+            return None
+        cut = completion(request, "", finish_reason="length")
+        cut["usage"] = {"prompt_tokens": 300, "completion_tokens": limit}
+        return completion_reply(cut)
+
+    return Fault("thinks", "api_truncated", reply)
+
+
+def limits_of(endpoint: Endpoint) -> list[int]:
+    return [request.body["max_tokens"] for request in endpoint.requests]
+
+
+def test_a_model_that_needs_room_for_thoughts_is_given_it_from_then_on() -> None:
+    with Endpoint(thinks(2000)) as endpoint:
+        run = Run(where(endpoint))
+        for number in range(3):
+            assert said(outcomes([submit(run, question(number))])[0])
+        assert limits_of(endpoint) == [640, 5120, 5120, 5120]
+
+
+def test_a_limit_that_was_too_small_is_not_tried_again(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path / "answers.sqlite")
+    with Endpoint(thinks(50_000)) as endpoint:
+        [outcome] = outcomes([submit(Run(where(endpoint), store=store), question(1))])
+        assert (outcome.status, limits_of(endpoint)) == ("api_truncated", [640, 5120])
+        endpoint.reset()
+        [outcome] = outcomes([submit(Run(where(endpoint), store=store), question(1))])
+        assert (outcome.status, limits_of(endpoint)) == ("api_truncated", [10240, 20480])
+        endpoint.reset()
+        own = replace(question(1), max_tokens=50_000)  # no part of the key
+        [outcome] = outcomes([submit(Run(where(endpoint), store=store), own)])
+        assert (outcome.status, limits_of(endpoint)) == ("ok", [50_000])
+
+
+def test_the_users_own_limit_is_where_each_question_begins() -> None:
+    with Endpoint(thinks(2000)) as endpoint:
+        run = Run(where(endpoint))
+        for number in range(2):
+            [outcome] = outcomes([submit(run, replace(question(number), max_tokens=300))])
+            assert outcome.status == "ok"
+        assert limits_of(endpoint) == [300, 2400, 300, 2400]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -319,6 +320,32 @@ def test_a_cut_answer_gets_twice_the_tokens_once() -> None:
 def test_what_is_asked_again_starts_at_its_own_limit() -> None:
     asked, _ = drive([CUT, FIRST, SECOND])
     assert [ask.token_limit for ask in asked] == [100, 200, 100]
+
+
+THOUGHT = said("", "length")
+CUT_IN_THOUGHT = said("<think>A cat? A dog?", "MAX_TOKENS")
+
+
+@pytest.mark.parametrize("thought", [THOUGHT, CUT_IN_THOUGHT])
+def test_where_thoughts_use_up_the_limit_far_more_is_asked_for_once(thought: Heard) -> None:
+    asked, outcome = drive([thought, BOTH])
+    assert [ask.token_limit for ask in asked] == [100, 800]
+    assert (outcome.status, outcome.captions) == ("ok", CATS)
+    asked, outcome = drive([thought, thought])
+    assert [ask.token_limit for ask in asked] == [100, 800]
+    assert outcome.status == "api_truncated"
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("the length limit was reached before any text, 800 tokens: ")
+    assert "max_tokens=" in outcome.reason
+    assert "extra_body=" in outcome.reason
+
+
+def test_what_was_asked_with_far_more_already_is_asked_with_twice_as_many() -> None:
+    asked, _ = drive([replace(THOUGHT, token_limit=800), BOTH])
+    assert [ask.token_limit for ask in asked] == [100, 1600]
+    asked, outcome = drive([replace(CUT, token_limit=800), replace(CUT, token_limit=1600)])
+    assert [ask.token_limit for ask in asked] == [100, 1600]
+    assert outcome.reason == "cut at the length limit, 1600 tokens: pass a larger max_tokens="
 
 
 def test_a_parser_that_raises_ends_the_dialogue() -> None:
