@@ -24,6 +24,7 @@ from hf_regioncap.remarks import Outcomes, batch_remarks
 from hf_regioncap.rows import (
     Plan,
     Row,
+    check_labels,
     check_rows,
     fill_boxes,
     fill_overlay,
@@ -214,6 +215,7 @@ def add_prompts(rows: Any, **options: Unpack[OptionKwargs]) -> Any:
     'Describe'
     """
     given, plan = _read(rows, options, PROMPT_COLUMNS, after=BOX_COLUMNS)
+    check_labels(given, plan)
     done = []
     for index in range(len(given)):
         row = earlier_row(given, plan, index, BOX_COLUMNS)

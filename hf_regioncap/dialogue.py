@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from hf_regioncap.answer_preface import after_prompt
-from hf_regioncap.errors import is_interrupt
+from hf_regioncap.errors import is_interrupt, words_of
 from hf_regioncap.options import Parse
 from hf_regioncap.prompts import list_regions
 from hf_regioncap.questions import Question
@@ -88,8 +88,8 @@ def read_answer(
     except BaseException as error:  # a user's parser may raise anything; the row keeps the reason
         if is_interrupt(error):
             raise
-        words = f"parse raised {type(error).__name__}: {error}"
-        return Reading("api_bad_answer", reason=redact(words), final=True, raised=True)
+        words = redact(f"parse raised {words_of(error)}")
+        return Reading("api_bad_answer", reason=words, final=True, raised=True)
     if set(regions) <= set(captions):
         return Reading("ok", captions)
     if end == "cut":

@@ -59,3 +59,17 @@ def is_interrupt(error: BaseException) -> bool:
     """
     in_main = threading.current_thread() is threading.main_thread()
     return isinstance(error, KeyboardInterrupt) and in_main
+
+
+def words_of(error: BaseException) -> str:
+    """The kind and words of whatever a user's callable has raised, which may have no words.
+
+    >>> words_of(ValueError("no cat")), words_of(SystemExit())
+    ('ValueError: no cat', 'SystemExit')
+    """
+    kind = type(error).__name__
+    try:
+        words = str(error)
+    except Exception:  # its own words may raise, too
+        words = ""
+    return f"{kind}: {words}" if words else kind

@@ -215,6 +215,15 @@ class Options:
                 f"parse must be None or a callable (answer, regions) -> {{region: caption}}, "
                 f"got {self.parse!r}"
             )
+        if callable(self.propose) and not _takes(self.propose, 1):
+            raise OptionError(
+                f"propose must take one argument, the image; {self.propose!r} does not"
+            )
+        if self.parse is not None and not _takes(self.parse, 2):
+            raise OptionError(
+                f"parse must take two arguments, the answer and the regions; {self.parse!r} does "
+                "not"
+            )
 
     def _check_mappings(self) -> None:
         for name in ("extra_headers", "extra_query", "extra_body"):
@@ -305,6 +314,19 @@ def read_options(given: Mapping[str, Any]) -> Options:
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
             raise OptionError(f"unknown option {name!r}; {hint}")
     return Options(**given, given=frozenset(given))
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a callable can be called with so many arguments, as far as it tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are written in C tell nothing
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:

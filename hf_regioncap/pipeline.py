@@ -30,6 +30,7 @@ from hf_regioncap.costs import Budget, find_price
 from hf_regioncap.errors import EndpointError, OptionError
 from hf_regioncap.fingerprint import what_decides
 from hf_regioncap.joining import empty_dataset, join_columns, light_column
+from hf_regioncap.late_types import widen
 from hf_regioncap.options import Options, documented, read_options
 from hf_regioncap.reading import (
     each_row,
@@ -42,6 +43,7 @@ from hf_regioncap.reading import (
 )
 from hf_regioncap.remarks import Outcomes, remarks
 from hf_regioncap.rows import Plan, Row, check_sources, make_plan
+from hf_regioncap.streaming import never_unpickled, stream_tables
 from hf_regioncap.tables import Rows
 
 if TYPE_CHECKING:
@@ -232,6 +234,8 @@ class _Job:
         budget: Budget,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
+        if on_progress is not None and not callable(on_progress):
+            raise OptionError(f"on_progress must be a callable or None, got {on_progress!r}")
         self.options = options
         self.budget = budget
         self._on_progress = on_progress
@@ -402,13 +406,22 @@ class _Job:
         """Caption a stream: rows are asked ahead of whoever takes them, and nothing is kept."""
         first = first_rows(dataset, self.options.image_column)
         plan = plan_rows(first, self.options)
-        features = {**first.features, **column_features(prefix=self.options.column_prefix)}
+        own, new = first.features, column_features(prefix=self.options.column_prefix)
         del first  # the pictures of the sample are not kept
+        typed = dataset.features is not None
+        unexpected = {*new, *([] if plan.has_boxes else [self.options.bbox_column.split(".")[0]])}
 
         def captioned() -> Iterator[pa.Table]:
-            return self.tables(tables_of(dataset), plan)
+            source = tables_of(dataset)
+            if not typed:
+                source = map(_rows_of, widen((rows.table for rows in source), own, unexpected))
+            return self.tables(source, plan)
 
-        return _formatted_as(dataset, _streamed(captioned, features, dataset.split))
+        def features() -> Features:
+            return type(own)({**own, **new})
+
+        stream = stream_tables(captioned, features(), dataset.split, None if typed else features)
+        return _formatted_as(dataset, stream)
 
     def tables(self, source: Iterable[Rows], plan: Plan) -> Iterator[pa.Table]:
         """Caption tables as they come."""
@@ -427,7 +440,7 @@ class _Job:
         def answered() -> Iterator[pa.Table]:
             return self.retry_tables(tables_of(dataset), plan)
 
-        return _formatted_as(dataset, _streamed(answered, features, dataset.split))
+        return _formatted_as(dataset, stream_tables(answered, features, dataset.split))
 
     def retry_tables(self, source: Iterable[Rows], plan: Plan) -> Iterator[pa.Table]:
         """Ask again about the failed rows of tables as they come."""
@@ -505,11 +518,7 @@ class _Writer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What the cache's fingerprint is made of."""
-        return _never_unpickled, (RECIPE, _version(), sorted(self._what().items()))
-
-
-def _never_unpickled(*what: Any) -> Any:
-    raise TypeError("caption_dataset works in one process; it cannot be sent to another")
+        return never_unpickled, (RECIPE, _version(), sorted(self._what().items()))
 
 
 def _version() -> str:
@@ -602,6 +611,10 @@ def _put_columns(table: pa.Table, done: Sequence[Row], names: Sequence[str], pre
     return table
 
 
+def _rows_of(table: pa.Table) -> Rows:
+    return Rows(table, "")
+
+
 def _described(tables: Iterator[pa.Table], features: Mapping[str, Any]) -> Iterator[pa.Table]:
     """The tables with `Features` in their schema."""
     from datasets import Features
@@ -609,36 +622,3 @@ def _described(tables: Iterator[pa.Table], features: Mapping[str, Any]) -> Itera
     metadata = Features(features).arrow_schema.metadata
     for table in tables:
         yield table.replace_schema_metadata(metadata)
-
-
-@dataclass
-class _Tables:
-    """The function that a stream's tables come from; it works in this process only."""
-
-    tables: Callable[[], Iterator[pa.Table]]
-    schema: pa.Schema
-
-    def __call__(self) -> Iterator[tuple[int, pa.Table]]:
-        from datasets.table import table_cast
-
-        for number, table in enumerate(self.tables()):
-            yield number, table_cast(table, self.schema)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _never_unpickled, (id(self),)
-
-
-def _streamed(
-    tables: Callable[[], Iterator[pa.Table]], features: Mapping[str, Any], split: Any
-) -> IterableDataset:
-    """A stream over tables, as `Dataset.to_iterable_dataset` makes one.
-
-    Not `from_generator`: its examples lose their types on the way to whoever wants Arrow, and one
-    null among captions would end the stream with an error.
-    """
-    from datasets import DatasetInfo, Features, IterableDataset
-    from datasets.iterable_dataset import ArrowExamplesIterable
-
-    known = Features(features)
-    examples = ArrowExamplesIterable(_Tables(tables, known.arrow_schema), {})
-    return IterableDataset(examples, info=DatasetInfo(features=known), split=split)

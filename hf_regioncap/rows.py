@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 import hf_regioncap
-from hf_regioncap import boxes, prompts, proposals
+from hf_regioncap import boxes, column_types, prompts, proposals
 from hf_regioncap.box_columns import misread, read_boxes, told_options
 from hf_regioncap.crops import crop_region, crop_window
-from hf_regioncap.errors import OptionError, is_interrupt
+from hf_regioncap.errors import OptionError, is_interrupt, words_of
 from hf_regioncap.images import Picture, encode_jpeg, open_picture, peek_picture
 from hf_regioncap.marks import Mark, resolve_mark
 from hf_regioncap.options import OFFLINE, Options
@@ -102,20 +102,26 @@ def make_plan(options: Options, rows: Rows, *, reads_boxes: bool = True) -> Plan
             raise OptionError(rows.missing("bbox_column", options.bbox_column))
     if options.label_column is not None:
         rows.require("label_column", options.label_column)
+    label_names = options.label_names or _label_names(rows, options.label_column)
+    if options.label_column is not None:
+        column_types.check_label_type(rows, options.label_column, label_names)
     if options.prompt_column is not None:
         rows.require("prompt_column", options.prompt_column)
+        column_types.check_prompt_column(rows, options.prompt_column)
     template = prompts.prompt_template(options.prompt, options.label_column is not None)
     system = prompts.SYSTEM_PROMPT if options.system_prompt is None else options.system_prompt
     for argument, text in (("prompt", template), ("system_prompt", system)):
-        for name in prompts.template_fields(text, argument):
-            if name == "labels" and options.label_column is None:
-                raise OptionError(f"{argument}: {{labels}} needs label_column")
-            if name not in ("count", "regions", "labels"):
-                rows.require(argument, name)
+        named = prompts.template_fields(text, argument)
+        if "labels" in named and options.label_column is None:
+            raise OptionError(f"{argument}: {{labels}} needs label_column")
+        columns = [name for name in named if name not in ("count", "regions", "labels")]
+        for name in columns:
+            rows.require(argument, name)
+        column_types.check_template_columns(rows, argument, columns)
     return Plan(
         options,
         resolve_mark(options.mark),
-        options.label_names or _label_names(rows, options.label_column),
+        label_names,
         template,
         system,
         has_boxes,
@@ -179,7 +185,7 @@ def _propose(row: Row, plan: Plan, picture: Picture) -> Any:
     except BaseException as error:  # a user's detector may raise anything: the row keeps the reason
         if is_interrupt(error):
             raise
-        row.answer_error = redact(f"propose raised {type(error).__name__}: {error}")
+        row.answer_error = redact(f"propose raised {words_of(error)}")
         return []
 
 
@@ -251,7 +257,6 @@ def _labels(row: Row, plan: Plan, rows: Rows, index: int) -> list[str | None]:
         return []
     given = _given_labels(rows, plan.options.label_column, index, len(row.box_status))
     labels = [given[place] if place < len(given) else None for place in row.used]
-    _require_names(labels, plan)
     texts = [prompts.label_text(label, plan.label_names) for label in labels]
     row.labels_unread = [
         repr(label)[:40]
@@ -270,10 +275,7 @@ def _given_labels(rows: Rows, column: str, index: int, count: int) -> list[Any]:
 
 def _require_names(labels: Sequence[Any], plan: Plan) -> None:
     if plan.label_names is None and any(map(_is_whole, labels)):
-        raise OptionError(
-            f"label_column {plan.options.label_column!r} holds ints whose names are not known "
-            "here: pass label_names=['name of 0', 'name of 1', …]"
-        )
+        raise OptionError(column_types.no_names(str(plan.options.label_column)))
 
 
 def _is_whole(value: Any) -> bool:
@@ -289,7 +291,7 @@ def _is_nothing(label: Any) -> bool:
 
 def _printable(value: Any, name: str, argument: str) -> Any:
     if isinstance(value, bytes | Mapping):
-        raise OptionError(f"{argument}: column {name!r} holds no text that {{{name}}} could show")
+        raise OptionError(column_types.no_text(argument, name))
     return value
 
 
@@ -323,7 +325,7 @@ def check_rows(rows: Rows, plan: Plan, *, whole: bool = False) -> None:
         _check_refused(options, peeked)
     if whole and len(peeked) >= _ENOUGH_ROWS:
         _check_readable(options, peeked)
-    _check_labels(rows, plan)
+    check_labels(rows, plan)
     if options.propose == "contours" and not all(given) and proposals.can_propose():
         proposals.load_opencv()  # here and not on the threads that draw
     _check_nesting(options, given)
@@ -383,7 +385,7 @@ def _check_readable(options: Options, peeked: Sequence[Picture]) -> None:
         )
 
 
-def _check_labels(rows: Rows, plan: Plan) -> None:
+def check_labels(rows: Rows, plan: Plan) -> None:
     """Raise where labels need names that nobody has given, or none of many can be read."""
     column = plan.options.label_column
     if column is None:

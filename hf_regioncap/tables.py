@@ -360,14 +360,18 @@ def stored_tables(
         group.append(row)
         size += row.nbytes
         if len(group) == batch_size or size >= most_bytes:
-            yield _joined(group)
+            yield from _joined(group)
             group, size = [], 0
     if group:
-        yield _joined(group)
+        yield from _joined(group)
 
 
-def _joined(group: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(group, promote_options="permissive").combine_chunks()
+def _joined(group: list[pa.Table]) -> list[pa.Table]:
+    """Rows as one table; as they are where their types cannot be one, for others to say so."""
+    try:
+        return [pa.concat_tables(group, promote_options="permissive").combine_chunks()]
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return group
 
 
 def _slices(arrow: Any, batch_size: int, most_bytes: float) -> Iterator[pa.Table]:

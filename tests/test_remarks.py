@@ -145,8 +145,11 @@ def test_labels_that_are_left_out_of_prompts(make_dataset: Any, endpoint: Endpoi
 @pytest.mark.parametrize(
     ("labels", "error"),
     [
-        ([1.0, 2.0], "holds ints whose names are not known"),  # as pandas writes them beside gaps
-        ([1, None], "holds ints whose names are not known"),
+        (
+            [1.0, 2.0],
+            "holds numbers whose names are not known",
+        ),  # as pandas writes them beside gaps
+        ([1, None], "holds numbers whose names are not known"),
         ([{"text": "cat"}, {"text": "dog"}], "none of 24 labels can be read, for example {'text'"),
         ([0.5, 0.25], "none of 24 labels can be read, for example 0.5"),
     ],
