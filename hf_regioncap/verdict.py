@@ -208,8 +208,8 @@ _NO_PICTURES = "pass model= of a model that takes pictures, or load the server's
 def way_out(reply: Reply, endpoint: Endpoint) -> str:
     """What the user can do about a reply that no row gets past."""
     status, body = reply.status, reply.body
-    named = endpoint.key_name or "that api_key_env names"
-    key = f"check the key in the variable {named}"
+    named = f" {endpoint.key_name}" if endpoint.key_name else ""
+    key = f"check the key in the variable{named} that api_key_env names"
     if endpoint.key is None:
         key = "check the key: none was sent, pass api_key_env='NAME' of the variable that holds it"
     if status == 401 or (status in (400, 403, 422) and rejections.rejects_key(body)):
