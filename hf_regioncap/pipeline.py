@@ -294,11 +294,14 @@ class _Job:
         return row
 
     def warn(self) -> None:
-        """Warn of what a progress bar does not show: most rows failed, images and boxes unused."""
+        """Warn of what a progress bar does not show: most rows failed, half the images or boxes.
+
+        What is wrong with a few rows stands in them.
+        """
         told = [self._done.failures(self._asked_again)]
         if self._asked_again is None:
             counts = self._done.images, self._done.boxes
-            told += remarks(*counts, max_boxes=self.options.max_boxes)
+            told += remarks(*counts, max_boxes=self.options.max_boxes, at_least=0.5)
             told.append(self._done.labels(self.options.label_column))
         for words in filter(None, told):
             warnings.warn(words, stacklevel=3)

@@ -24,9 +24,15 @@ _BOXES = {
 
 
 def remarks(
-    image_status: Mapping[str, int], box_status: Mapping[str, int], *, max_boxes: int
+    image_status: Mapping[str, int],
+    box_status: Mapping[str, int],
+    *,
+    max_boxes: int,
+    at_least: float = 0.0,
 ) -> list[str]:
     """Say how many images cannot be read and how many boxes are not used, where there are any.
+
+    Faults of single images and boxes are said where they are of `at_least` that share of them.
 
     >>> remarks({"ok": 1, "image_missing": 3}, {"ok": 10, "over_limit": 15}, max_boxes=10)
     ['3 of 4 images cannot be read (3 image_missing)',
@@ -35,7 +41,7 @@ def remarks(
     told = []
     images, boxes = sum(image_status.values()), sum(box_status.values())
     bad = {status: count for status, count in image_status.items() if status != "ok"}
-    if bad:
+    if bad and sum(bad.values()) >= at_least * images:
         which = ", ".join(f"{count:,} {status}" for status, count in sorted(bad.items()))
         told.append(f"{sum(bad.values()):,} of {images:,} images cannot be read ({which})")
     if over := box_status.get("over_limit", 0):
@@ -44,7 +50,7 @@ def remarks(
             "no caption"
         )
     unused = {status: count for status, count in box_status.items() if status in _BOXES and count}
-    if unused:
+    if unused and sum(unused.values()) >= at_least * boxes:
         which = ", ".join(f"{count:,} {_BOXES[status]}" for status, count in unused.items())
         told.append(f"{sum(unused.values()):,} of {boxes:,} boxes cannot be used: {which}")
     return told

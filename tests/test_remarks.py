@@ -29,6 +29,15 @@ def test_nothing_is_said_where_all_is_well() -> None:
     assert remarks({"ok": 3}, {"ok": 2, "clipped": 1}, max_boxes=10) == []
 
 
+def test_single_faults_are_told_where_every_row_is() -> None:
+    counts: Any = {"ok": 2, "image_null": 1}, {"ok": 2, "outside": 1}
+    assert remarks(*counts, max_boxes=10, at_least=0.5) == []
+    assert remarks(*counts, max_boxes=10) == [
+        "1 of 3 images cannot be read (1 image_null)",
+        "1 of 3 boxes cannot be used: 1 outside their image",
+    ]
+
+
 def over_a_stream(dataset: Any, **options: Any) -> None:
     list(caption_dataset(dataset.to_iterable_dataset(), **options))
 
