@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import pytest
@@ -119,7 +119,7 @@ def execute(notebook: Any, home: Path, env: Mapping[str, str]) -> Path:
     folder.mkdir()
     client = NotebookClient(
         notebook,
-        timeout=180,
+        timeout=500,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
@@ -242,18 +242,66 @@ def test_stored_outputs_are_those_of_the_code(path: Path, runs: Any) -> None:
         assert likeness.ratio() > 0.9, f"{old.id}: {texts(old)}\nis now\n{texts(new)}"
 
 
-def test_runs_with_another_endpoint_by_one_cell(path: Path, tmp_path: Path) -> None:
-    notebook = read(path)
-    with Endpoint(latency=0.02) as endpoint:
-        set_settings(notebook, endpoint={"base_url": endpoint.base_url, "model": "m"})
-        add_checks(notebook, path.stem)
-        execute(notebook, tmp_path, machine(tmp_path))
-        asked = len(endpoint.requests)
+class Elsewhere(NamedTuple):
+    """A notebook that was run with another endpoint, and what that and the Hub were asked."""
+
+    notebook: Any
+    asked: int
+    repos: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Elsewhere]:
+    """Each notebook executed once with another endpoint, changed in the one cell for it.
+
+    The second is begun again when it is done, the third finds a stored token.
+    """
+    done: dict[Path, Elsewhere] = {}
+
+    def run(path: Path) -> Elsewhere:
+        if path in done:
+            return done[path]
+        notebook, home = read(path), tmp_path_factory.mktemp(path.stem)
+        with Endpoint(latency=0.02) as endpoint, HubStandIn() as hub:
+            set_settings(notebook, endpoint={"base_url": endpoint.base_url, "model": "m"})
+            add_checks(notebook, path.stem)
+            notebook.cells += second_time(notebook) if path == NOTEBOOKS[1] else []
+            execute(notebook, home, machine(home, **(hub_of(hub) if path == NOTEBOOKS[2] else {})))
+            done[path] = Elsewhere(notebook, len(endpoint.requests), hub.repos)
+        return done[path]
+
+    return run
+
+
+def second_time(notebook: Any) -> list[Any]:
+    """The cells up to the run that goes on where another was killed."""
+    [resumed] = [at for at, cell in enumerate(notebook.cells) if cell.id == "resumed"]
+    first = notebook.cells[: resumed + 1]
+    return [nbformat.from_dict({**cell, "id": f"{cell.id}-2"}) for cell in first]
+
+
+def hub_of(hub: HubStandIn) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
+
+
+def test_runs_with_another_endpoint_by_one_cell(path: Path, elsewhere: Any) -> None:
+    notebook, asked, _ = elsewhere(path)
     captions = "caption for region"
     assert captions in "".join(str(output) for output in all_outputs(notebook))
     # One request a photo, or one a box; of the killed run what was not yet on disk is asked again.
     least, most = {"01": (2, 2), "02": (50, 58), "03": (5, 5)}[path.stem[:2]]
     assert least <= asked <= most
+
+
+def test_runs_a_second_time_in_the_same_folder(elsewhere: Any) -> None:
+    """All of a notebook's files are there already: nothing is in the way, and nothing is asked."""
+    notebook, asked, _ = elsewhere(NOTEBOOKS[1])
+    assert asked <= 58
+    assert "killed: 38 answers are kept, 0 requests are left" in texts(notebook.cells[-2])
+
+
+def test_a_stored_token_alone_pushes_nothing(elsewhere: Any) -> None:
+    assert not elsewhere(NOTEBOOKS[2]).repos
 
 
 def resumption(notebook: Any) -> dict[str, int]:
@@ -291,43 +339,19 @@ def test_review_and_card_are_written_without_a_token(runs: Any) -> None:
     assert len(list(written.glob("data/*.parquet"))) == 1
 
 
-def test_a_stored_token_alone_pushes_nothing(tmp_path: Path) -> None:
-    notebook = read(NOTEBOOKS[2])
-    with HubStandIn() as hub:
-        token = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
-        execute(notebook, tmp_path, machine(tmp_path, **token))
-        assert not hub.repos
-
-
 def test_pushes_to_a_private_repository_with_a_token(tmp_path: Path) -> None:
     path = NOTEBOOKS[2]
     notebook = read(path)
     set_settings(notebook, repo="region-captions-demo")
     add_checks(notebook, path.stem)
     with HubStandIn() as hub:
-        token = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
-        execute(notebook, tmp_path, machine(tmp_path, **token))
+        execute(notebook, tmp_path, machine(tmp_path, **hub_of(hub)))
         [(name, repo)] = hub.repos.items()
     assert name == "ada/region-captions-demo"
     assert repo.private
     assert {"README.md", "recipe.json"} < set(repo.files())
     [pushed] = [texts(cell) for cell in notebook.cells if cell.id == "push"]
     assert f"pushed, private: {hub.endpoint}/datasets/{name}" in pushed
-
-
-def test_runs_a_second_time_in_the_same_folder(tmp_path: Path) -> None:
-    """All of a notebook's files are there already: nothing is in the way, and nothing is asked."""
-    notebook = read(NOTEBOOKS[1])
-    with Endpoint() as endpoint:
-        set_settings(notebook, endpoint={"base_url": endpoint.base_url, "model": "m"})
-        [resumed] = [at for at, cell in enumerate(notebook.cells) if cell.id == "resumed"]
-        again = [
-            nbformat.from_dict({**c, "id": f"{c.id}-2"}) for c in notebook.cells[: resumed + 1]
-        ]
-        notebook.cells += again
-        execute(notebook, tmp_path, machine(tmp_path))
-        assert len(endpoint.requests) <= 58
-    assert "killed: 38 answers are kept, 0 requests are left" in texts(notebook.cells[-2])
 
 
 # What is stored
