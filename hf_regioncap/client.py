@@ -487,12 +487,12 @@ class Run:
             self.tally.given_up += shut_for is not None
             if shut_for is not None and self.tally.given_up >= verdict.GIVEN_UP:
                 self._end(verdict.outage_words(words, self._endpoint, shut_for))
-            return Heard(status="api_error", reason=verdict.failure_words(words, attempts.seen))
+            return self._reject(reply, verdict.failure_words(words, attempts.seen))
         await self._pause(wait)
         return None
 
     def _reject(self, reply: Reply, words: str) -> Heard:
-        """A rejection of one row, or of the run where it has met nothing else."""
+        """A row that cannot be answered, or the run where it has met nothing else."""
         self.tally.rejections += 1
         if not self.tally.succeeded and self.tally.rejections >= verdict.REJECTIONS:
             self._end(verdict.permanent_words(reply, words, self._endpoint))

@@ -123,8 +123,12 @@ def _answers(options: Options, endpoint: Endpoint) -> Iterator[Finding]:
         judged = verdict.judge(reply, dialect, answered=False)
         if reply.answers or judged.dialect is None:
             break
-        parameter = rejections.rejected_parameter(reply.body) or "response_format"
-        yield Finding("parameter", None, f"{parameter!r} is not taken; the run does without")
+        parameter = rejections.rejected_parameter(reply.body)
+        words = f"{parameter!r} is not taken; the run does without"
+        if parameter is None:
+            said = wire.redact(rejections.error_words(reply.body), endpoint.secrets)
+            words = f"asking for {dialect.form} was rejected ({said}); another form is tried"
+        yield Finding("parameter", None, words)
         dialect = judged.dialect
     if reply.answers:
         completion = read_completion(reply.body)

@@ -226,6 +226,10 @@ def way_out(reply: Reply, endpoint: Endpoint) -> str:
         return f"it does not take {parameter!r}: pass another value or leave it out"
     if 300 <= status < 400:
         return "pass the address that it redirects to as base_url"
+    if reply.timed_out:
+        return "pass a larger timeout=, or fewer requests at once (concurrency=)"
+    if status >= 500:
+        return "look at the server's own log"
     return _WAYS.get(status, "check model and base_url")
 
 

@@ -534,6 +534,15 @@ def test_errors_in_place_of_answers_are_the_rows_own_after_a_success() -> None:
         assert ended == {"ok": 1, "api_bad_answer": 11}
 
 
+@pytest.mark.usefixtures("impatient")
+def test_rows_that_all_fail_before_any_success_stop_the_run() -> None:
+    with Endpoint("http_500") as endpoint:
+        run = Run(where(endpoint, concurrency=4))
+        asked = [submit(run, question(number)) for number in range(40)]
+        with pytest.raises(EndpointError, match=r"The server had an error.*server's own log"):
+            asked[-1].result(timeout=60)
+
+
 def test_moderation_never_stops_a_run() -> None:
     reply = error_reply(403, "Your input was flagged")
     ended, endpoint, _ = answered_as(Fault("flagged", "api_refused", lambda request: reply), 20)
