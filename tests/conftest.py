@@ -115,7 +115,7 @@ def endpoint() -> Iterator[Endpoint]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all wait for the first request's answer, however slow the machine is."""
-    monkeypatch.setattr("hf_regioncap.client._PATIENCE_NEAR", 1_000_000)
+    monkeypatch.setattr("hf_regioncap.line._PATIENCE_NEAR", 1_000_000)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,12 @@ from endpoint import Endpoint, Fault, Request, completion, completion_reply, err
 from endpoint import Reply as Said
 
 from hf_regioncap import attempts, gate, transport, verdict
-from hf_regioncap.client import Run, Tally, _home
+from hf_regioncap.client import Run, Tally
 from hf_regioncap.costs import Budget
 from hf_regioncap.dialogue import Outcome, follow_up
 from hf_regioncap.endpoint import Endpoint as Where
 from hf_regioncap.errors import EndpointError, StoreError
+from hf_regioncap.home import home
 from hf_regioncap.options import Parse
 from hf_regioncap.questions import Question
 from hf_regioncap.store import AnswerStore
@@ -296,7 +297,7 @@ def test_the_loop_outlives_what_would_end_it(endpoint: Endpoint) -> None:
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        _home().start(leave()).result(60)
+        home().start(leave()).result(60)
     assert outcomes([submit(Run(where(endpoint)), question(0))])[0].status == "ok"
 
 
