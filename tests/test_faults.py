@@ -539,10 +539,10 @@ MANY = [
 RARE = {"hang": 0.0005, "slow_drip": 0.0005, "endless_body": 0.0005, "megabyte": 0.001}
 
 
-def test_600_rows_with_thirty_percent_of_requests_failing(
+def test_300_rows_with_thirty_percent_of_requests_failing(
     make_dataset: Any, assert_own: Callable[..., None]
 ) -> None:
-    rows = 600
+    rows = 300
     flags = ("--faults", json.dumps(dict.fromkeys(MANY, 0.3 / len(MANY)) | RARE), "--seed", "1")
     with EndpointProcess(*flags, "--latency", "0.005") as endpoint:
         captioned = caption_dataset(
