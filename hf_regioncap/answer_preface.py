@@ -72,6 +72,11 @@ _FINAL = re.compile(r"\[BEGIN FINAL RESPONSE\](.*?)(?:\[END FINAL RESPONSE\]|\Z)
 #: Gemma's channel without its marks: nothing says where the thoughts end.
 _UNMARKED = re.compile(r"(?:thought|analysis)[ \t]*\n")
 _FORMAL = re.compile(r"\{|\[|```|(?:<region\d{1,3}>:[^\n]*(?:\n|\Z))+\Z")
+#: One of these words is in every mark above; to look for words is much faster.
+_HINTS = (
+    *("think", "thought", "reason", "reflection", "analysis", "scratchpad", "commentary"),
+    *("channel", "<unused9", "final response"),
+)
 _REACH = 80  # characters of a line that are looked at
 
 
@@ -83,8 +88,10 @@ def after_thoughts(text: str) -> str:
     >>> after_thoughts('a sign that says "</think>" in red')
     'a sign that says "</think>" in red'
     """
-    text = _final_message(text)
-    text = _without_blocks(text)
+    lower = text.lower()
+    if not any(hint in lower for hint in _HINTS):
+        return text
+    text = _without_blocks(_final_message(text))
     ended = 0
     for closed in _THOUGHT.finditer(text):
         ended = closed.end()
@@ -158,6 +165,8 @@ def own_turn(text: str) -> str:
     """
     begins = _BEGINS.match(text)
     text = text[begins.end() :] if begins else text
+    if not any(hint in text for hint in ("<|", "<end_of_", "<turn|>", "<eos>")):
+        return text
     for ends in _ENDS.finditer(text):
         if text[: ends.start()].strip():
             return text[: ends.start()]
