@@ -22,6 +22,13 @@ from hf_regioncap.wire import redact
 _SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
 
 
+def _row_group_by_row_group() -> Any:
+    """How a stream reads Parquet: by default it holds whole files in memory."""
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    return ParquetFragmentScanOptions(pre_buffer=False)
+
+
 def load_dataset_from(
     name: str,
     split: str | None,
@@ -46,6 +53,8 @@ def load_dataset_from(
                 check_not_hub(name, config, revision)
             else:
                 given |= {"name": config, "revision": revision}
+            if streaming and given["path"] == "parquet":
+                given["fragment_scan_options"] = _row_group_by_row_group()
             loaded = load_dataset(**given, split=split, streaming=streaming)
     except OptionError:
         raise
