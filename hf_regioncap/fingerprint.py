@@ -106,11 +106,8 @@ def what_runs(function: Any) -> Any:
     Of installed packages the name and version count, of what a module merely holds (a model, a
     client) the type. Raises where the callable carries something that cannot be pickled.
 
-    >>> def caption(text, end="."): return text + end
-    >>> before = what_runs(caption)
-    >>> def caption(text, end="!"): return text + end
-    >>> what_runs(caption) == before
-    False
+    >>> what_runs(functools.partial(round, ndigits=1))
+    ('partial', ('builtin', 'builtins', 'round'), ('tuple',), ('dict', ('ndigits', 1)))
     """
     return _Seen().walk(function)
 
