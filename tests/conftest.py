@@ -7,8 +7,10 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("regioncap")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and so would be all our children.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `datasets` and `huggingface_hub` read these when they are imported, which is after this.
 _HOME = tempfile.mkdtemp(prefix="regioncap-tests-")
