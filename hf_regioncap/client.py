@@ -444,7 +444,7 @@ class Run:
         # What the user's parser makes of it is found out when it is on disk: whatever that does.
         parse = _taken_whole if self._parse else None
         reading = read_answer(completion, regions, parse, ask.question.texts)
-        self._look_for_use(completion, reading)
+        self._look_for_use(ask, completion, reading)
         line.learn_room(ask, reading)
         if self._store is not None:
             answer = StoredAnswer(
@@ -460,13 +460,18 @@ class Run:
         read = None if self._parse else reading
         return Heard(completion, (tokens,), reading=read, token_limit=ask.token_limit)
 
-    def _look_for_use(self, completion: Completion, reading: Reading) -> None:
-        """Stop a run that gets the same error in place of every answer: each may be paid."""
+    def _look_for_use(self, ask: Ask, completion: Completion, reading: Reading) -> None:
+        """Stop a run that gets the same error in place of every answer: each may be paid.
+
+        Questions are counted, not their tries, of which some may be under way.
+        """
         is_text = completion.problem is None and bool(
             completion.text or completion.refusal or reading.captions
         )
         if is_text or reading.status != "api_bad_answer":
             self.tally.succeeded += is_text
+            return
+        if ask.fresh:
             return
         problem = reading.reason or ""
         known, count = self.tally.useless
